@@ -1,0 +1,107 @@
+"""The two columnar shapes: a batch of calls, and a pane (a closed slice of time, one row per key)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ms: TypeAlias = int
+"""Milliseconds since the epoch, or a length in milliseconds."""
+Nano: TypeAlias = int
+"""Nano-dollars: 1 USD = 10**9."""
+I8: TypeAlias = NDArray[np.int8]
+I32: TypeAlias = NDArray[np.int32]
+I64: TypeAlias = NDArray[np.int64]
+U8: TypeAlias = NDArray[np.uint8]
+U64: TypeAlias = NDArray[np.uint64]
+
+ABSENT = -1
+"""What a token column holds where the event did not say: unknown, never 0."""
+SERVICE_TIERS = ("standard", "batch", "flex", "priority")
+NANO = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Raw usage events: one contiguous buffer and the bounds of each line in it, in delivery order.
+
+    `clock` is the source's clock at each line (Ms), or ABSENT throughout where the source derives it from the
+    events themselves (files). `position` is the Kafka offset or the byte offset at which the line begins.
+    """
+
+    buffer: U8
+    start: I64
+    end: I64
+    position: I64
+    clock: I64
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Calls in columns: row i is one call, all columns have the same length.
+
+    `tenant`, `key` and `model` are rows of the decoder's vocabularies; `event` is the XXH64 of the event id;
+    `tier` is an index into SERVICE_TIERS (absent is standard). Token columns hold ABSENT where the event did not say.
+    """
+
+    clock: I64
+    position: I64
+    ts: I64
+    event: U64
+    tenant: I32
+    key: I32
+    model: I32
+    tier: I8
+    input_tokens: I32
+    cached_input_tokens: I32
+    cache_write_tokens: I32
+    cache_write_1h_tokens: I32
+    output_tokens: I32
+    reasoning_tokens: I32
+    audio_input_tokens: I32
+    audio_output_tokens: I32
+    web_search_requests: I32
+
+    def __len__(self) -> int:
+        return len(self.ts)
+
+    def rows(self, lo: int, hi: int) -> Batch:
+        """Rows lo..hi-1 as views."""
+        return Batch(*(getattr(self, column.name)[lo:hi] for column in fields(self)))
+
+    @staticmethod
+    def join(first: Batch, second: Batch) -> Batch:
+        """Both batches, one after the other."""
+        return Batch(*(np.concatenate([getattr(first, c.name), getattr(second, c.name)]) for c in fields(first)))
+
+
+@dataclass(frozen=True, slots=True)
+class Pane:
+    """What one closed slice of time means for every key that spent in it or is being watched; row i is one key.
+
+    `key` and `tenant` are vocabulary rows; `end` is when each row's slice ended (Ms); money is in nano-dollars.
+    `windows[i, w]` is what the key spent over WINDOWS[w] ending with this slice, `recent[i, w]` over the twelfth of it.
+    `guessed` is the part of `cost` whose model has no known price. `late` counts calls that came after their own slice.
+    """
+
+    end: I64
+    key: I32
+    tenant: I32
+    cost: I64
+    guessed: I64
+    late: I32
+    windows: I64
+    recent: I64
+    born: I64
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+
+SLICE: Ms = 5_000
+WINDOWS: tuple[Ms, ...] = (60_000, 300_000, 900_000, 3_600_000, 21_600_000)
+RECENT: tuple[Ms, ...] = (5_000, 25_000, 60_000, 300_000, 1_800_000)
+"""The short window beside each long one: its twelfth (SRE workbook ch. 5), in slots that the rings hold."""

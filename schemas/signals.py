@@ -1,0 +1,72 @@
+"""What a detector saw."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+from schemas.batch import Ms
+
+Phase = Literal["open", "update", "clear"]
+FAMILIES = {
+    "spend_spike": "spend",
+}
+"""Every kind that a detector can name, and the family whose episodes make one incident."""
+WHOLE_TENANT = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One reason among those that made the signal: `observed` against `expected`, both in `unit`."""
+
+    name: str
+    observed: float
+    expected: float
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The numbers that a person needs to believe a signal. Money in USD, times in Ms.
+
+    `usd_per_hour` is over normal: from the last closed minute, five minutes into the episode from the last five.
+    `usd_so_far` is what was spent over normal since `since`. `hot_panes` counts the 5-s panes of the last minute
+    that burned. `learning` is how many of the panes a baseline needs have been seen, None for a settled baseline.
+    `guessed_share` is the part of the money whose model has no known price (0..1).
+    """
+
+    observed: float
+    expected: float
+    window: Ms
+    since: Ms
+    usd_per_hour: float
+    usd_so_far: float
+    hot_panes: int
+    learning: int | None
+    guessed_share: float
+    contributions: tuple[Contribution, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """What a detector saw of one entity, at the end (`at`) of the pane that tipped it; the episode began at `started`."""
+
+    id: str
+    kind: str
+    phase: Phase
+    episode: str
+    tenant: str
+    key_id: str
+    at: Ms
+    started: Ms
+    evidence: Evidence
+
+
+def identity(*parts: str | int) -> str:
+    """A deterministic id: BLAKE2b-64 (RFC 7693) of the parts, as 16 hex digits.
+
+    >>> identity("spend_spike", "acme", "key-1", 1700000000000) == identity("spend_spike", "acme", "key-1", 1700000000000)
+    True
+    """
+    return hashlib.blake2b("\x1f".join(str(part) for part in parts).encode(), digest_size=8).hexdigest()
