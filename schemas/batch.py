@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TypeAlias
 
@@ -78,30 +79,31 @@ class Batch:
         return Batch(*(np.concatenate([getattr(first, c.name), getattr(second, c.name)]) for c in fields(first)))
 
 
-@dataclass(frozen=True, slots=True)
-class Pane:
-    """What one closed slice of time means for every key that spent in it or is being watched; row i is one key.
-
-    `key` and `tenant` are vocabulary rows; `end` is when each row's slice ended (Ms); money is in nano-dollars.
-    `windows[i, w]` is what the key spent over WINDOWS[w] ending with this slice, `recent[i, w]` over the twelfth of it.
-    `guessed` is the part of `cost` whose model has no known price. `late` counts calls that came after their own slice.
-    """
-
-    end: I64
-    key: I32
-    tenant: I32
-    cost: I64
-    guessed: I64
-    late: I32
-    windows: I64
-    recent: I64
-    born: I64
-
-    def __len__(self) -> int:
-        return len(self.key)
-
-
 SLICE: Ms = 5_000
 WINDOWS: tuple[Ms, ...] = (60_000, 300_000, 900_000, 3_600_000, 21_600_000)
 RECENT: tuple[Ms, ...] = (5_000, 25_000, 60_000, 300_000, 1_800_000)
 """The short window beside each long one: its twelfth (SRE workbook ch. 5), in slots that the rings hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pane:
+    """What one closed slice of time means for every key that spent in it or is being watched; row i is one key.
+
+    `key` and `tenant` are vocabulary rows; `start` is where each row's slice began (Ms); money is in nano-dollars.
+    `windows[i, w]` is what the key spent over WINDOWS[w] ending with this slice, `recent[i, w]` over RECENT[w].
+    `guessed` is the part of `cost` whose model has no known price. `late` counts calls that came after their own slice.
+    `onset(i, window, rate)` tells when within the window the key first spent at `rate` (nano-dollars a second) or more.
+    """
+
+    start: I64
+    key: I32
+    tenant: I32
+    cost: I64
+    guessed: I64
+    late: I64
+    windows: I64
+    recent: I64
+    onset: Callable[[int, Ms, float], Ms]
+
+    def __len__(self) -> int:
+        return len(self.key)

@@ -1,0 +1,28 @@
+"""The shape of a detector that judges panes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from schemas.batch import I32, Pane
+from schemas.signals import Signal
+
+Names = Sequence[tuple[str, ...]]
+"""Row of a vocabulary -> what it stands for; keys: (tenant, key_id)."""
+
+
+class PaneDetector(Protocol):
+    """Judges every closed pane: scores, then learns (clipped). Owns its columns, one row per key."""
+
+    def judge(self, pane: Pane, keys: Names) -> list[Signal]:
+        """What the pane shows. Callers must hand over panes in time order, each once."""
+        ...
+
+    def watched(self) -> I32:
+        """Keys with an open episode: they are judged in every pane, spent or not."""
+        ...
+
+    def burning(self) -> I32:
+        """Keys whose open episode burned in the last pane."""
+        ...

@@ -1,0 +1,190 @@
+"""Every compiled loop of the detectors: plain functions over arrays."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from schemas.batch import NANO, RECENT, SLICE, WINDOWS
+
+NOTHING = -1
+OPEN, UPDATE, CLEAR = 0, 1, 2
+COLUMNS = np.dtype(
+    [
+        ("born", np.int64),
+        ("tenant", np.int32),
+        ("open", np.bool_),
+        ("burning", np.bool_),
+        ("window", np.int8),
+        ("fired", np.uint8),
+        ("quiet", np.int8),
+        ("hot", np.uint16),
+        ("last", np.int64),
+        ("learnt", np.float64),
+        ("expected", np.float64),
+        ("started", np.int64),
+        ("since", np.int64),
+        ("told", np.int64),
+        ("so_far", np.float64),
+        ("guessed", np.float64),
+        ("peak", np.float64, 5),
+        ("before", np.float64, 5),
+        ("now", np.float64, 5),
+        ("bar", np.float64, 5),
+        ("block", np.int64, 5),
+        ("raised", np.int64, 5),
+    ]
+)
+"""One key as the money rule sees it, 338 bytes: money in nano-dollars, times in Ms, `expected` in nano-dollars a second.
+
+`peak` is the highest window that ended before the previous block of its own length began, `before` and `now` the highest
+of the previous and of this block; `learnt` the decayed sum that the mean is made of; `hot` one bit per pane of a minute.
+"""
+SETTLED_PANES = 150
+"""One-minute panes, idle ones too, that a key must have been known for before it is judged by its own past."""
+YOUNG = SETTLED_PANES * 60_000
+WEEK = 7 * 86_400_000.0
+HALF_LIFE = 30 * 86_400_000.0
+HOUR = 3_600_000.0
+RATIO = 2.0
+HOT = 50.0 * NANO / HOUR
+"""Nano-dollars a millisecond over expected from which a pane counts as hot: $50/h, the least that makes a ticket."""
+QUIET_PANES = 6
+UPDATE_EVERY = 60_000
+
+
+@njit(cache=True)
+def judge_spend(rows, keys, tenants, ends, costs, guessed, windows, recent, gates, bars, verdict):  # type: ignore[no-untyped-def]
+    """Score, then learn, each row of a pane; `verdict` gets NOTHING, OPEN, UPDATE or CLEAR per row."""
+    for i in range(len(keys)):
+        k = rows[keys[i]]
+        end = ends[i]
+        verdict[i] = NOTHING
+        if k.born == 0:
+            k.born = end - SLICE
+            k.tenant = tenants[i]
+            k.last = end - SLICE
+            for w in range(len(WINDOWS)):
+                k.block[w] = end // WINDOWS[w]
+                k.raised[w] = end
+        young = end - k.born < YOUNG
+        _expect(k, end)
+        over = costs[i] - k.expected * SLICE / 1000
+        k.hot = ((np.int64(k.hot) << min((end - k.last) // SLICE, 12)) | (over >= HOT * SLICE)) & 4095
+        fired = _fired(k, end, young, over, windows[i], recent[i], gates, bars[i])
+        k.burning = False
+        if k.open:
+            half_gate = gates[k.window] / WINDOWS[k.window] / 2
+            k.burning = over >= half_gate * SLICE
+            still = recent[i, k.window] - k.expected * RECENT[k.window] / 1000 >= half_gate * RECENT[k.window]
+            k.quiet = 0 if still else k.quiet + 1
+            k.so_far += over
+            k.guessed += guessed[i]
+            k.fired |= fired
+            if k.quiet >= QUIET_PANES:
+                k.open = False
+                k.burning = False
+                verdict[i] = CLEAR
+            elif still and end - k.told >= UPDATE_EVERY and _burnt_last_minute(k, windows[i], gates):
+                k.told = end
+                verdict[i] = UPDATE
+        elif fired != 0:
+            w = 0
+            while not (fired >> w) & 1:
+                w += 1
+            k.open = True
+            k.burning = True
+            k.window = w
+            k.fired = fired
+            k.quiet = 0
+            k.started = end - SLICE
+            k.told = end
+            k.so_far = windows[i, w] - k.expected * WINDOWS[w] / 1000
+            k.guessed = guessed[i] * k.so_far / max(costs[i], 1)
+            verdict[i] = OPEN
+        _learn(k, end, young, costs[i], windows[i], gates)
+
+
+@njit(cache=True)
+def _expect(k, end):  # type: ignore[no-untyped-def]
+    """Mean spend a second up to this pane: exponentially decayed over a week, corrected for the key's age."""
+    before = end - SLICE
+    k.learnt *= math.exp(-(before - k.last) / WEEK)
+    weight = WEEK * (1 - math.exp(-max(before - k.born, HOUR) / WEEK))
+    k.expected = k.learnt / weight * 1000
+
+
+@njit(cache=True)
+def _fired(k, end, young, over, windows, recent, gates, bars):  # type: ignore[no-untyped-def]
+    """Bit w is set where window w breaks the money rule, and its twelfth and this very pane still burn at half its gate."""
+    fired = 0
+    for w in range(len(WINDOWS)):
+        _roll(k, w, end, young, gates[w])
+        k.bar[w] = bars[w] if young else RATIO * _highest(k, w, end)
+        excess = windows[w] - k.expected * WINDOWS[w] / 1000
+        short = recent[w] - k.expected * RECENT[w] / 1000
+        half_gate = gates[w] / WINDOWS[w] / 2
+        burns = short >= half_gate * RECENT[w] and over >= half_gate * SLICE
+        if burns and excess >= gates[w] and windows[w] > k.bar[w]:
+            fired |= 1 << w
+    return fired
+
+
+@njit(cache=True)
+def _highest(k, w, end):  # type: ignore[no-untyped-def]
+    """The highest earlier window; where the key is too young for three of them, what the shorter ones would make."""
+    highest = k.peak[w]
+    v = w
+    while v > 0 and end - k.born < 3 * WINDOWS[v]:
+        v -= 1
+        highest = max(highest, k.peak[v] * WINDOWS[w] / WINDOWS[v])
+    return highest
+
+
+@njit(cache=True)
+def _roll(k, w, end, young, gate):  # type: ignore[no-untyped-def]
+    """Move what an older block saw into the peak: at most double per hour once the key is settled."""
+    block = end // WINDOWS[w]
+    blocks = block - k.block[w]
+    if blocks <= 0:
+        return
+    k.peak[w] *= 0.5 ** (blocks * WINDOWS[w] / HALF_LIFE)
+    _raise_peak(k, w, k.before[w], end, young, gate)
+    k.before[w] = k.now[w]
+    if blocks > 1:
+        _raise_peak(k, w, k.before[w], end, young, gate)
+        k.before[w] = 0.0
+    k.now[w] = 0.0
+    k.block[w] = block
+
+
+@njit(cache=True)
+def _raise_peak(k, w, seen, end, young, gate):  # type: ignore[no-untyped-def]
+    if seen <= k.peak[w]:
+        return
+    if not young:
+        seen = min(seen, max(k.peak[w] * 2.0 ** min((end - k.raised[w]) / HOUR, 1.0), gate / 4))
+    if seen > k.peak[w]:
+        k.peak[w] = seen
+        k.raised[w] = end
+
+
+@njit(cache=True)
+def _burnt_last_minute(k, windows, gates):  # type: ignore[no-untyped-def]
+    over = windows[0] - k.expected * WINDOWS[0] / 1000
+    return over >= gates[k.window] * WINDOWS[0] / WINDOWS[k.window] / 2
+
+
+@njit(cache=True)
+def _learn(k, end, young, cost, windows, gates):  # type: ignore[no-untyped-def]
+    for w in range(len(WINDOWS)):
+        k.now[w] = max(k.now[w], windows[w])
+    learn = np.float64(cost)
+    if k.open:
+        learn = min(learn, 2 * k.expected * SLICE / 1000)
+    elif not young:
+        learn = min(learn, max(k.peak[0], gates[0] / 12))
+    k.learnt = k.learnt * math.exp(-SLICE / WEEK) + learn
+    k.last = end

@@ -1,0 +1,144 @@
+"""Spend: a key costs far more than it ever did, over a minute, an hour or anything between (the money rule)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.base import Names
+from detectors.kernels import COLUMNS, NOTHING, RATIO, SETTLED_PANES, YOUNG, judge_spend
+from schemas.batch import I32, NANO, SLICE, WINDOWS, Pane
+from schemas.signals import Contribution, Evidence, Phase, Signal, identity
+
+GATES_USD = (5.0, 5.0, 5.0, 10.0, 20.0)
+"""Over expected, per window of WINDOWS; measured in docs/detection.md section 0."""
+YOUNG_RATIO = 10.0
+PEERS = 3
+"""Keys that a tenant (else the partition) needs so that its median key says something."""
+
+
+class SpendSpike:
+    """A key spends far above its own habit.
+
+    Opens when, over 1, 5, 15 min, 1 h or 6 h, a key cost at least a gate ($5, $10 over 1 h, $20 over 6 h) more than
+    expected, and more than twice its own highest earlier such window, and still does in the twelfth of that window.
+    A young key (known for under 150 minutes) is held against ten times its tenant's median key instead, and the signal
+    says that it is learning. Clears after six 5-s panes below half the gate. The mean decays over a week, the highest
+    window with a half-life of 30 days; it may at most double per hour, so that a new normal is accepted slowly.
+
+    Money rule: measured in docs/detection.md section 0; short windows: Beyer et al., The Site Reliability Workbook, ch. 5.
+
+    >>> from detectors.spend import SpendSpike
+    >>> from tests.panes import steady
+    >>> [s.phase for s in steady(SpendSpike(), minutes=300, usd_per_minute=0.01, then=(3, 10.0))]
+    ['open', 'update', 'update']
+    >>> steady(SpendSpike(), minutes=300, usd_per_minute=0.01, then=(3, 0.02))
+    []
+    """
+
+    def __init__(self, capacity: int = 64) -> None:
+        self._keys = np.zeros(capacity, COLUMNS)
+
+    def watched(self) -> I32:
+        return np.flatnonzero(self._keys["open"]).astype(np.int32)
+
+    def burning(self) -> I32:
+        return np.flatnonzero(self._keys["burning"]).astype(np.int32)
+
+    def judge(self, pane: Pane, keys: Names) -> list[Signal]:
+        self._grow(len(keys))
+        gates = np.array(GATES_USD) * NANO
+        bars = self._young_bars(pane, gates)
+        verdict = np.empty(len(pane), np.int8)
+        judge_spend(
+            self._keys,
+            pane.key,
+            pane.tenant,
+            pane.start + SLICE,
+            pane.cost,
+            pane.guessed,
+            pane.windows,
+            pane.recent,
+            gates,
+            bars,
+            verdict,
+        )
+        return [self._signal(pane, int(i), PHASES[int(verdict[i])], keys) for i in np.flatnonzero(verdict != NOTHING)]
+
+    def _grow(self, rows: int) -> None:
+        if rows > len(self._keys):
+            columns = np.zeros(max(rows, 2 * len(self._keys)), COLUMNS)
+            columns[: len(self._keys)] = self._keys
+            self._keys = columns
+
+    def _young_bars(self, pane: Pane, gates: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Rows x 5: what a young key must exceed; only worked out for young keys that pass a gate."""
+        bars = np.zeros((len(pane), len(WINDOWS)))
+        born = self._keys["born"][pane.key]
+        young = (born == 0) | (pane.start + SLICE - born < YOUNG)
+        for i in np.flatnonzero(young & (pane.windows >= gates).any(axis=1)):
+            known = self._keys["born"] > 0
+            peers = known & (self._keys["tenant"] == pane.tenant[i])
+            if peers.sum() < PEERS:
+                peers = known
+            if peers.sum() >= PEERS:
+                habit = np.maximum(self._keys["peak"][peers], self._keys["before"][peers])
+                bars[i] = YOUNG_RATIO * np.median(np.maximum(habit, self._keys["now"][peers]), axis=0)
+        return bars
+
+    def _signal(self, pane: Pane, i: int, phase: Phase, keys: Names) -> Signal:
+        row = self._keys[pane.key[i]]
+        tenant, key_id = keys[int(pane.key[i])]
+        end = int(pane.start[i]) + SLICE
+        w = int(row["window"])
+        expected = row["expected"] * np.array(WINDOWS) / 1000
+        if phase == "open":
+            row["since"] = pane.onset(i, WINDOWS[w], row["expected"] + GATES_USD[w] * NANO / 2 / (WINDOWS[w] / 1000))
+        started = int(row["started"])
+        fired = [v for v in range(len(WINDOWS)) if row["fired"] >> v & 1] or [w]
+        rate_window = 1 if end - started >= WINDOWS[1] else 0
+        over = float(pane.windows[i, rate_window]) - float(expected[rate_window])
+        age_panes = (end - int(row["born"])) // 60_000
+        so_far = float(row["so_far"])
+        return Signal(
+            id=identity("spend_spike", tenant, key_id, started, phase, end),
+            kind="spend_spike",
+            phase=phase,
+            episode=identity("spend_spike", tenant, key_id, started),
+            tenant=tenant,
+            key_id=key_id,
+            at=end,
+            started=started,
+            evidence=Evidence(
+                observed=_usd(pane.windows[i, w]),
+                expected=_usd(expected[w]),
+                window=WINDOWS[w],
+                since=int(row["since"]),
+                usd_per_hour=max(0.0, round(over / NANO * 3_600_000 / WINDOWS[rate_window], 4)),
+                usd_so_far=_usd(so_far),
+                hot_panes=int(row["hot"]).bit_count(),
+                learning=int(age_panes) if age_panes < SETTLED_PANES else None,
+                guessed_share=min(1.0, round(float(row["guessed"]) / so_far, 4)) if so_far > 0 else 0.0,
+                contributions=tuple(c for v in fired for c in self._reasons(pane, i, v, expected[v], age_panes)),
+            ),
+        )
+
+    def _reasons(
+        self, pane: Pane, i: int, w: int, expected: float, age_panes: int
+    ) -> tuple[Contribution, Contribution]:
+        minutes = WINDOWS[w] // 60_000
+        observed = _usd(pane.windows[i, w])
+        young = age_panes < SETTLED_PANES
+        bar = float(self._keys["bar"][pane.key[i], w]) / (YOUNG_RATIO if young else RATIO)
+        rival = "the median key's" if young else "the highest earlier"
+        return (
+            Contribution(f"{minutes} min over the mean", observed, _usd(expected), "USD"),
+            Contribution(f"{minutes} min over {rival}", observed, _usd(bar), "USD"),
+        )
+
+
+PHASES: tuple[Phase, ...] = ("open", "update", "clear")
+
+
+def _usd(nano: float | np.int64 | np.float64) -> float:
+    return round(float(nano) / NANO, 6)

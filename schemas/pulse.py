@@ -1,0 +1,158 @@
+"""What a partition says of itself and its tenants at every closed pane; absolute values, so that twice is once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+
+from schemas.batch import I32, I64, Ms
+
+PART_BYTES = 500_000
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """Slots that changed, one row each: whose (`entity`, an index into `names`), which, and what they now hold.
+
+    `ring` is 0 (5 s), 1 (1 min) or 2 (1 h); `slot` the absolute number of the slot (epoch time / its span);
+    `usd` nano-dollars; `counts` rows x 6 (calls, fresh, cached, cache-write, output, reasoning tokens).
+    """
+
+    names: tuple[tuple[str, ...], ...]
+    entity: I32
+    ring: I32
+    slot: I64
+    usd: I64
+    counts: I64
+
+    def __len__(self) -> int:
+        return len(self.entity)
+
+    def rows(self, lo: int, hi: int) -> Slots:
+        """Rows lo..hi-1, with the names that they use."""
+        used, entity = np.unique(self.entity[lo:hi], return_inverse=True)
+        return Slots(
+            tuple(self.names[int(u)] for u in used),
+            entity.astype(np.int32),
+            self.ring[lo:hi],
+            self.slot[lo:hi],
+            self.usd[lo:hi],
+            self.counts[lo:hi],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """One partition at the end of one pane.
+
+    `clock` is the end of the pane (Ms), `covered` the position of the last call folded before it closed;
+    `counters` are totals since the start (calls, unique, duplicate, late, skewed, usd in nano-dollars);
+    `tenants` and `keys` the slots that changed (keys: with an open episode, and the 100 dearest of the pane);
+    `burning` the (tenant, key_id) whose open episode still burned in this pane.
+    """
+
+    partition: int
+    clock: Ms
+    covered: int
+    counters: dict[str, int]
+    tenants: Slots
+    keys: Slots
+    burning: tuple[tuple[str, str], ...]
+
+    def parts(self, limit: int = PART_BYTES) -> Iterator[bytes]:
+        """The pulse as messages of at most `limit` bytes; each stands alone, in any order.
+
+        Raises ValueError where even one row does not fit.
+        """
+        message = msgspec.msgpack.encode(_wire(self))
+        if len(message) <= limit:
+            yield message
+            return
+        half, rest = self._halves()
+        yield from half.parts(limit)
+        yield from rest.parts(limit)
+
+    def _halves(self) -> tuple[Pulse, Pulse]:
+        t, k, b = len(self.tenants), len(self.keys), len(self.burning)
+        if t + k + b <= 1:
+            raise ValueError("one row of a pulse is larger than a part may be")
+        cut = (t + 1) // 2, (k + 1) // 2, (b + 1) // 2
+        if max(t, k, b) <= 1:
+            cut = (t, 0, 0) if t else (0, k, 0)
+        first = replace(
+            self,
+            tenants=self.tenants.rows(0, cut[0]),
+            keys=self.keys.rows(0, cut[1]),
+            burning=self.burning[: cut[2]],
+        )
+        second = replace(
+            self,
+            tenants=self.tenants.rows(cut[0], t),
+            keys=self.keys.rows(cut[1], k),
+            burning=self.burning[cut[2] :],
+        )
+        return first, second
+
+    @staticmethod
+    def read(message: bytes) -> Pulse:
+        """The pulse (or part) that `parts` wrote. Raises msgspec.DecodeError."""
+        wire = msgspec.msgpack.decode(message, type=_Pulse)
+        return Pulse(
+            wire.partition,
+            wire.clock,
+            wire.covered,
+            wire.counters,
+            _slots(wire.tenants),
+            _slots(wire.keys),
+            wire.burning,
+        )
+
+
+class _Slots(msgspec.Struct, array_like=True):
+    names: tuple[tuple[str, ...], ...]
+    entity: bytes
+    ring: bytes
+    slot: bytes
+    usd: bytes
+    counts: bytes
+
+
+class _Pulse(msgspec.Struct, array_like=True):
+    partition: int
+    clock: int
+    covered: int
+    counters: dict[str, int]
+    tenants: _Slots
+    keys: _Slots
+    burning: tuple[tuple[str, str], ...]
+
+
+def _wire(pulse: Pulse) -> _Pulse:
+    return _Pulse(
+        pulse.partition,
+        pulse.clock,
+        pulse.covered,
+        pulse.counters,
+        _columns(pulse.tenants),
+        _columns(pulse.keys),
+        pulse.burning,
+    )
+
+
+def _columns(slots: Slots) -> _Slots:
+    columns = (slots.entity, slots.ring, slots.slot, slots.usd, slots.counts)
+    return _Slots(slots.names, *(np.ascontiguousarray(c).tobytes() for c in columns))
+
+
+def _slots(wire: _Slots) -> Slots:
+    return Slots(
+        wire.names,
+        np.frombuffer(wire.entity, np.int32),
+        np.frombuffer(wire.ring, np.int32),
+        np.frombuffer(wire.slot, np.int64),
+        np.frombuffer(wire.usd, np.int64),
+        np.frombuffer(wire.counts, np.int64).reshape(-1, 6),
+    )

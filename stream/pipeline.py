@@ -1,0 +1,265 @@
+"""One partition's calls to signals and pulses: a pure object that awaits nothing and reads no clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.base import Names, PaneDetector
+from schemas.batch import ABSENT, I32, I64, SLICE, Batch, Ms, Pane
+from schemas.pulse import Pulse, Slots
+from schemas.signals import Signal
+from stream.dedupe import SeenIds
+from stream.windows import COUNTS, GUESSED, MEASURES, NEVER, SPANS, USD, Meter, OpenPanes, fold_rows, slot_of
+
+GRACE: Ms = 2_000
+"""A pane closes when the clock passes its end by this much."""
+DEAREST = 100
+
+
+class Prices(Protocol):
+    """What a batch costs."""
+
+    def cost(self, batch: Batch, models: Names) -> tuple[I64, NDArray[np.bool_]]:
+        """Nano-dollars per call, and whether its price is a guess."""
+        ...
+
+
+class Vocabularies(Protocol):
+    """What the rows of a batch's columns stand for; the decoder's."""
+
+    @property
+    def tenants(self) -> Named: ...
+    @property
+    def keys(self) -> Named: ...
+    @property
+    def models(self) -> Named: ...
+
+
+class Named(Protocol):
+    """A vocabulary: row -> names."""
+
+    @property
+    def names(self) -> Names: ...
+
+
+@dataclass(slots=True)
+class Output:
+    """What came of a step, in order."""
+
+    signals: list[Signal] = field(default_factory=list)
+    pulses: list[Pulse] = field(default_factory=list)
+
+
+class Pipeline:
+    """Calls in, signals and pulses out. Cutting a batch anywhere changes nothing.
+
+    `feed` and `advance` move the clock, which never goes back; a pane closes when the clock passes its end + GRACE.
+    Raises whatever a detector or the price book raises: a broken invariant stops the worker, it is never skipped.
+    """
+
+    def __init__(
+        self,
+        prices: Prices,
+        vocabularies: Vocabularies,
+        detectors: list[PaneDetector],
+        *,
+        seen: SeenIds,
+        partition: int = 0,
+    ) -> None:
+        self._prices = prices
+        self._names = vocabularies
+        self._detectors = detectors
+        self._seen = seen
+        self._partition = partition
+        self._keys = Meter()
+        self._tenants = Meter()
+        self._open = OpenPanes()
+        self._tenant_of: I32 = np.zeros(64, np.int32)
+        self._late: list[I64] = []
+        self._clock: Ms = NEVER
+        self._edge = NEVER
+        self._covered = -1
+        self.counters = dict.fromkeys(("calls", "unique", "duplicate", "late", "skewed", "usd", "guessed_usd"), 0)
+
+    @property
+    def clock(self) -> Ms | None:
+        """The newest clock seen, None before the first call."""
+        return self._clock if self._clock != NEVER else None
+
+    def feed(self, batch: Batch) -> Output:
+        """Fold the calls of a batch in order, closing every pane that the clock passes on the way."""
+        output = Output()
+        if not len(batch):
+            return output
+        fresh = self._seen.first_seen(batch.event)
+        clock = np.maximum(np.maximum.accumulate(batch.clock), self._clock)
+        cost, guessed = self._prices.cost(batch, self._names.models.names)
+        self._grow(batch)
+        sums = _sums(batch, cost, guessed)
+        edges = (clock - GRACE) // SLICE
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(edges)) + 1, [len(batch)]])
+        for lo, hi in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+            self._close_before(int(edges[lo]), output)
+            self._fold(batch, clock, sums, fresh, lo, hi)
+            self._covered = int(batch.position[hi - 1])
+        self._clock = int(clock[-1])
+        return output
+
+    def advance(self, now: Ms) -> Output:
+        """Let the clock move without a call. Only the source may say so."""
+        output = Output()
+        if self._clock != NEVER and now > self._clock:
+            self._clock = now
+            self._close_before((now - GRACE) // SLICE, output)
+        return output
+
+    def _grow(self, batch: Batch) -> None:
+        keys, tenants = len(self._names.keys.names), len(self._names.tenants.names)
+        self._keys.grow(keys)
+        self._tenants.grow(tenants)
+        self._open.grow(keys, len(batch))
+        if keys > len(self._tenant_of):
+            self._tenant_of = np.resize(self._tenant_of, max(keys, 2 * len(self._tenant_of)))
+        self._tenant_of[batch.key] = batch.tenant
+
+    def _fold(self, batch: Batch, clock: I64, sums: I64, fresh: NDArray[np.bool_], lo: int, hi: int) -> None:
+        keep = lo + np.flatnonzero(fresh[lo:hi])
+        self.counters["calls"] += hi - lo
+        self.counters["duplicate"] += hi - lo - len(keep)
+        if not len(keep):
+            return
+        late = np.empty((len(keep), 3), np.int64)
+        kept = sums[keep]
+        self._open.used, behind, skewed = fold_rows(
+            batch.ts[keep],
+            clock[keep],
+            batch.key[keep],
+            batch.tenant[keep],
+            kept,
+            0,
+            len(keep),
+            self._edge,
+            self._open.arena,
+            self._open.keys,
+            self._open.slots,
+            self._open.used,
+            self._open.index,
+            (self._keys.usd, self._keys.counts, self._keys.head),
+            (self._tenants.usd, self._tenants.counts, self._tenants.head),
+            late,
+        )
+        if behind:
+            self._late.append(late[:behind])
+        self.counters["unique"] += len(keep)
+        self.counters["late"] += behind
+        self.counters["skewed"] += skewed
+        self.counters["usd"] += int(kept[:, USD].sum())
+        self.counters["guessed_usd"] += int(kept[:, GUESSED].sum())
+
+    def _close_before(self, edge: int, output: Output) -> None:
+        """Close every slice before `edge`; slices in which nothing can happen are jumped over."""
+        if self._edge == NEVER:
+            self._edge = edge
+        while self._edge < edge:
+            if not any(len(d.watched()) for d in self._detectors):
+                first = self._open.first_slot()
+                self._edge = edge if first is None else min(edge, max(self._edge, first))
+                if self._edge == edge:
+                    return
+            self._close(self._edge, output)
+            self._edge += 1
+
+    def _close(self, slot: int, output: Output) -> None:
+        keys, sums = self._open.take(slot)
+        self._keys.add(keys, sums, slot)
+        self._tenants.add(self._tenant_of[keys], sums, slot)
+        watched = np.setdiff1d(np.concatenate([d.watched() for d in self._detectors]), keys)
+        pane = self._pane(slot, np.concatenate([keys, watched]).astype(np.int32), sums)
+        for detector in self._detectors:
+            output.signals += detector.judge(pane, self._names.keys.names)
+        output.pulses.append(self._pulse(slot, keys, sums))
+        self._late.clear()
+
+    def _pane(self, slot: int, keys: I32, sums: I64) -> Pane:
+        spent = np.zeros((len(keys), MEASURES), np.int64)
+        spent[: len(sums)] = sums
+        windows, recent = self._keys.windows(keys, slot)
+        return Pane(
+            start=np.full(len(keys), slot * SLICE),
+            key=keys,
+            tenant=self._tenant_of[keys],
+            cost=spent[:, USD],
+            guessed=spent[:, GUESSED],
+            late=spent[:, 2],
+            windows=windows,
+            recent=recent,
+            onset=lambda i, window, rate: self._keys.onset(int(keys[i]), slot, window, rate),
+        )
+
+    def _pulse(self, slot: int, keys: I32, sums: I64) -> Pulse:
+        late = np.concatenate(self._late) if self._late else np.empty((0, 3), np.int64)
+        dearest = keys[np.argsort(-sums[:, USD], kind="stable")[:DEAREST]]
+        shown = np.unique(np.concatenate([dearest, *(d.watched() for d in self._detectors)])).astype(np.int64)
+        burning = np.unique(np.concatenate([d.burning() for d in self._detectors]))
+        tenants = np.unique(self._tenant_of[keys]).astype(np.int64)
+        return Pulse(
+            partition=self._partition,
+            clock=(slot + 1) * SLICE,
+            covered=self._covered,
+            counters=dict(self.counters),
+            tenants=_slots(self._tenants, self._names.tenants.names, tenants, slot, late[:, [0, 2]]),
+            keys=_slots(self._keys, self._names.keys.names, shown, slot, late[np.isin(late[:, 1], shown)][:, [1, 2]]),
+            burning=tuple((n[0], n[1]) for n in (self._names.keys.names[int(b)] for b in burning)),
+        )
+
+
+def _sums(batch: Batch, cost: I64, guessed: NDArray[np.bool_]) -> I64:
+    """What each call adds to its slot: rows x MEASURES."""
+    sums = np.zeros((len(batch), MEASURES), np.int64)
+    known = {
+        c: np.where(getattr(batch, c) == ABSENT, 0, getattr(batch, c))
+        for c in ("cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
+    }
+    sums[:, USD] = cost
+    sums[:, GUESSED] = np.where(guessed, cost, 0)
+    columns = (
+        np.ones(len(batch), np.int64),
+        batch.input_tokens - known["cached_input_tokens"] - known["cache_write_tokens"],
+        known["cached_input_tokens"],
+        known["cache_write_tokens"],
+        batch.output_tokens,
+        known["reasoning_tokens"],
+    )
+    for c, column in enumerate(columns, 3):
+        sums[:, c] = column
+    return sums
+
+
+def _slots(meter: Meter, names: Names, rows: I64, slot: int, late: I64) -> Slots:
+    """The absolute values of what changed: this slice's slot of every ring for `rows`, and the (row, slot) of `late`."""
+    changed = np.concatenate([np.column_stack([rows, np.full(len(rows), slot)]), late])
+    triples = np.unique(
+        np.concatenate(
+            [
+                np.column_stack([changed[:, 0], np.full(len(changed), r), changed[:, 1] * SLICE // SPANS[r]])
+                for r in range(3)
+            ]
+        ),
+        axis=0,
+    )
+    columns = np.array([slot_of(meter.usd, meter.counts, meter.head, *map(int, t)) for t in triples], np.int64)
+    reached = columns >= 0 if len(columns) else np.empty(0, np.bool_)
+    triples, columns = triples[reached], columns[reached]
+    used, entity = np.unique(triples[:, 0], return_inverse=True)
+    return Slots(
+        names=tuple(names[int(u)] for u in used),
+        entity=entity.astype(np.int32),
+        ring=triples[:, 1].astype(np.int32),
+        slot=triples[:, 2].copy(),
+        usd=meter.usd[triples[:, 0], columns],
+        counts=meter.counts[triples[:, 0], columns].astype(np.int64).reshape(-1, len(COUNTS)),
+    )

@@ -1,0 +1,232 @@
+"""Time made countable: rings of slots per key, and the panes that are still open."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from schemas.batch import I32, I64, RECENT, SLICE, WINDOWS, Ms
+
+MINUTE: Ms = 60_000
+HOUR: Ms = 3_600_000
+SPANS = np.array([SLICE, MINUTE, HOUR])
+LENGTHS = np.array([12, 60, 24])
+BASES = np.array([0, 12, 72])
+SLOTS = int(LENGTHS.sum())
+COUNTS = ("calls", "fresh", "cached", "cache_write", "output", "reasoning")
+"""What a slot counts beside its nano-dollars."""
+USD, GUESSED, LATE, MEASURES = 0, 1, 2, 3 + len(COUNTS)
+NEVER = -(2**60)
+U32_MAX = 2**32 - 1
+OPEN_SLOTS = 16
+AHEAD: Ms = 60_000
+"""A call further ahead of the clock than this is counted at the clock."""
+
+
+@njit(cache=True)
+def slot_of(usd, counts, head, row, ring, index):  # type: ignore[no-untyped-def]  # numba infers the types
+    """The column of absolute slot `index`, begun empty if it is new; -1 where the ring no longer reaches it."""
+    length = LENGTHS[ring]
+    newest = head[row, ring]
+    if index > newest:
+        for s in range(max(newest + 1, index - length + 1), index + 1):
+            column = BASES[ring] + s % length
+            usd[row, column] = 0
+            counts[row, column, :] = 0
+        head[row, ring] = index
+    elif index <= newest - length:
+        return -1
+    return BASES[ring] + index % length
+
+
+@njit(cache=True)
+def add_rows(usd, counts, head, rows, sums, slot):  # type: ignore[no-untyped-def]
+    """Add each row's sums of one slice (5-s slot `slot`) to its three rings; u32 counts saturate."""
+    for i in range(len(rows)):
+        row = rows[i]
+        for ring in range(3):
+            column = slot_of(usd, counts, head, row, ring, slot * SLICE // SPANS[ring])
+            if column >= 0:
+                usd[row, column] += sums[i, USD]
+                for c in range(len(COUNTS)):
+                    counts[row, column, c] = min(counts[row, column, c] + sums[i, 3 + c], U32_MAX)
+
+
+@njit(cache=True)
+def _sum_back(usd, head, row, ring, index, slots):  # type: ignore[no-untyped-def]
+    total = 0
+    length = LENGTHS[ring]
+    newest = head[row, ring]
+    for s in range(max(index - slots + 1, newest - length + 1), min(index, newest) + 1):
+        total += usd[row, BASES[ring] + s % length]
+    return total
+
+
+@njit(cache=True)
+def sum_windows(usd, head, rows, slot, windows, recent):  # type: ignore[no-untyped-def]
+    """Fill `windows` and `recent` (rows x 5): whole slots ending with 5-s slot `slot`."""
+    for i in range(len(rows)):
+        row = rows[i]
+        for w in range(len(WINDOWS)):
+            windows[i, w] = _window(usd, head, row, slot, WINDOWS[w])
+            recent[i, w] = _window(usd, head, row, slot, RECENT[w])
+
+
+@njit(cache=True)
+def _window(usd, head, row, slot, window):  # type: ignore[no-untyped-def]
+    for ring in range(3):
+        if window <= SPANS[ring] * LENGTHS[ring]:
+            return _sum_back(usd, head, row, ring, slot * SLICE // SPANS[ring], window // SPANS[ring])
+    return 0
+
+
+@njit(cache=True)
+def fold_rows(
+    ts, clock, key, tenant, sums, lo, hi, edge, arena, keys, slots, used, index, key_rings, tenant_rings, late
+):  # type: ignore[no-untyped-def]
+    """Fold calls lo..hi-1 (one clock edge) into the open panes; late ones straight into their own slots.
+
+    `late` (rows x 3: tenant, key, slot) names what changed behind the edge. Returns (rows used, late, skewed).
+    """
+    behind = 0
+    skewed = 0
+    for i in range(lo, hi):
+        at = ts[i]
+        if at > clock[i] + AHEAD:
+            at = clock[i]
+            skewed += 1
+        slot = at // SLICE
+        is_late = slot < edge
+        if is_late:
+            late[behind, 0] = tenant[i]
+            late[behind, 1] = key[i]
+            late[behind, 2] = slot
+            behind += 1
+            row = sums[i : i + 1]
+            add_rows(key_rings[0], key_rings[1], key_rings[2], key[i : i + 1], row, slot)
+            add_rows(tenant_rings[0], tenant_rings[1], tenant_rings[2], tenant[i : i + 1], row, slot)
+            slot = edge
+        place = index[slot % OPEN_SLOTS, key[i]]
+        if place < 0:
+            place = used
+            used += 1
+            index[slot % OPEN_SLOTS, key[i]] = place
+            keys[place] = key[i]
+            slots[place] = slot
+            arena[place, :] = 0
+        if is_late:
+            arena[place, LATE] += 1
+        else:
+            for m in range(MEASURES):
+                arena[place, m] += sums[i, m]
+    return used, behind, skewed
+
+
+@njit(cache=True)
+def take_slot(arena, keys, slots, used, index, slot, out_keys, out_sums):  # type: ignore[no-untyped-def]
+    """Move the rows of `slot` out of the arena and close the gaps. Returns (rows taken, rows left)."""
+    taken = 0
+    left = 0
+    for place in range(used):
+        if slots[place] == slot:
+            index[slot % OPEN_SLOTS, keys[place]] = -1
+            out_keys[taken] = keys[place]
+            out_sums[taken] = arena[place]
+            taken += 1
+        else:
+            if left != place:
+                arena[left] = arena[place]
+                keys[left] = keys[place]
+                slots[left] = slots[place]
+                index[slots[place] % OPEN_SLOTS, keys[place]] = left
+            left += 1
+    return taken, left
+
+
+class Meter:
+    """Windowed statistics per row: 12 slots of 5 s, 60 of 1 min, 24 of 1 h; 3.1 KB a row.
+
+    `usd` is int64 nano-dollars (rows x 96), `counts` u32 (rows x 96 x 6, see COUNTS), `head` the newest slot a ring holds.
+    """
+
+    def __init__(self, capacity: int = 64) -> None:
+        self.usd = np.zeros((capacity, SLOTS), np.int64)
+        self.counts = np.zeros((capacity, SLOTS, len(COUNTS)), np.uint32)
+        self.head = np.full((capacity, 3), NEVER, np.int64)
+
+    def grow(self, rows: int) -> None:
+        """Make room for at least `rows` rows; what is there stays."""
+        have = len(self.usd)
+        if rows > have:
+            capacity = max(rows, 2 * have)
+            self.usd = enlarged(self.usd, capacity, 0)
+            self.counts = enlarged(self.counts, capacity, 0)
+            self.head = enlarged(self.head, capacity, NEVER)
+
+    def add(self, rows: I32, sums: I64, slot: int) -> None:
+        """Add the sums of 5-s slot `slot` (rows x MEASURES) to the rings of `rows`."""
+        add_rows(self.usd, self.counts, self.head, rows, sums, slot)
+
+    def windows(self, rows: I32, slot: int) -> tuple[I64, I64]:
+        """Nano-dollars over WINDOWS and over RECENT, ending with 5-s slot `slot`: two arrays, rows x 5."""
+        windows = np.empty((len(rows), len(WINDOWS)), np.int64)
+        recent = np.empty_like(windows)
+        sum_windows(self.usd, self.head, rows, slot, windows, recent)
+        return windows, recent
+
+    def spent(self, row: int, slot: int, window: Ms) -> int:
+        """Nano-dollars of one row over one window ending with 5-s slot `slot`."""
+        return int(_window(self.usd, self.head, row, slot, window))
+
+    def onset(self, row: int, slot: int, window: Ms, rate: float) -> Ms:
+        """Start of the oldest slot within the window in which the row spent at `rate` nano-dollars a second or more."""
+        newest_end = (slot + 1) * SLICE
+        for ring in (1, 0):
+            span, length, newest = int(SPANS[ring]), int(LENGTHS[ring]), int(self.head[row, ring])
+            reach = (newest_end - window) // span if ring else max((newest_end - window) // span, newest - length + 1)
+            for s in range(max(reach, newest - length + 1), newest + 1):
+                if self.usd[row, BASES[ring] + s % length] < rate * span / 1000:
+                    continue
+                if ring and s >= newest - 1:
+                    break
+                return s * span
+        return slot * SLICE
+
+
+def enlarged(array: np.ndarray, rows: int, fill: int | float) -> np.ndarray:  # type: ignore[type-arg]  # any dtype
+    """A copy of `array` with `rows` rows, the new ones filled."""
+    out = np.full((rows, *array.shape[1:]), fill, array.dtype)
+    out[: len(array)] = array
+    return out
+
+
+class OpenPanes:
+    """Sums of the slices that the clock has not closed yet, one arena row per (slice, key)."""
+
+    def __init__(self, capacity: int = 64) -> None:
+        self.arena = np.zeros((1024, MEASURES), np.int64)
+        self.keys = np.zeros(1024, np.int32)
+        self.slots = np.zeros(1024, np.int64)
+        self.index = np.full((OPEN_SLOTS, capacity), -1, np.int32)
+        self.used = 0
+
+    def grow(self, keys: int, calls: int) -> None:
+        """Make room for `keys` keys and for `calls` more calls."""
+        if keys > self.index.shape[1]:
+            index = np.full((OPEN_SLOTS, max(keys, 2 * self.index.shape[1])), -1, np.int32)
+            index[:, : self.index.shape[1]] = self.index
+            self.index = index
+        if self.used + calls > len(self.arena):
+            rows = max(self.used + calls, 2 * len(self.arena))
+            self.arena, self.keys, self.slots = (enlarged(a, rows, 0) for a in (self.arena, self.keys, self.slots))
+
+    def first_slot(self) -> int | None:
+        """The oldest slice that holds anything."""
+        return int(self.slots[: self.used].min()) if self.used else None
+
+    def take(self, slot: int) -> tuple[I32, I64]:
+        """Close slice `slot`: its keys and their sums (rows x MEASURES)."""
+        keys = np.empty(self.used, np.int32)
+        sums = np.empty((self.used, MEASURES), np.int64)
+        taken, self.used = take_slot(self.arena, self.keys, self.slots, self.used, self.index, slot, keys, sums)
+        return keys[:taken], sums[:taken]

@@ -1,0 +1,90 @@
+"""Batches made by hand, at fixed prices, for tests of the pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.base import Names
+from detectors.spend import SpendSpike
+from schemas.batch import ABSENT, I64, NANO, SLICE, Batch
+from stream.dedupe import SeenIds
+from stream.pipeline import Output, Pipeline
+
+T0 = 1_700_000_000_000 // 3_600_000 * 3_600_000
+Call = tuple[int, int, int, float]
+"""clock (Ms after T0), ts (Ms after T0), key, USD"""
+
+
+@dataclass(frozen=True)
+class Named:
+    names: Names
+
+
+class Words:
+    """Twenty keys, four to a tenant."""
+
+    tenants = Named([(f"tenant-{n}",) for n in range(5)])
+    keys = Named([(f"tenant-{n // 4}", f"key-{n}") for n in range(20)])
+    models = Named([("openai", "gpt-4o")])
+
+
+class DollarPerOutputToken:
+    """A call costs a thousandth of a dollar per output token."""
+
+    def cost(self, batch: Batch, models: Names) -> tuple[I64, NDArray[np.bool_]]:
+        return batch.output_tokens.astype(np.int64) * (NANO // 1000), np.zeros(len(batch), np.bool_)
+
+
+def batch(calls: list[Call], ids: list[int] | None = None) -> Batch:
+    """One batch of calls in delivery order; ids default to 1, 2, 3 ..."""
+    n = len(calls)
+    clock, ts, key, usd = (np.array([c[i] for c in calls]) for i in range(4)) if n else (np.empty(0),) * 4
+    unknown = np.full(n, ABSENT, np.int32)
+    return Batch(
+        clock=clock.astype(np.int64) + T0,
+        position=np.arange(n),
+        ts=ts.astype(np.int64) + T0,
+        event=np.array(ids if ids is not None else range(1, n + 1), np.uint64) * np.uint64(0x9E3779B97F4A7C15),
+        tenant=(key // 4).astype(np.int32),
+        key=key.astype(np.int32),
+        model=np.zeros(n, np.int32),
+        tier=np.zeros(n, np.int8),
+        input_tokens=np.full(n, 100, np.int32),
+        cached_input_tokens=unknown,
+        cache_write_tokens=unknown,
+        cache_write_1h_tokens=unknown,
+        output_tokens=np.round(usd * 1000).astype(np.int32),
+        reasoning_tokens=unknown,
+        audio_input_tokens=unknown,
+        audio_output_tokens=unknown,
+        web_search_requests=unknown,
+    )
+
+
+def pipeline(seen: SeenIds | None = None) -> Pipeline:
+    return Pipeline(DollarPerOutputToken(), Words(), [SpendSpike()], seen=seen or SeenIds(2**12))
+
+
+def play(calls: list[Call], cuts: list[int] | None = None, ids: list[int] | None = None) -> tuple[Pipeline, Output]:
+    """All calls through a fresh pipeline, the batch cut at `cuts`, then 15 quiet minutes."""
+    line = pipeline()
+    whole = batch(calls, ids)
+    said = Output()
+    bounds = [0, *sorted(cuts or []), len(calls)]
+    for lo, hi in zip(bounds[:-1], bounds[1:], strict=True):
+        _extend(said, line.feed(whole.rows(lo, hi)))
+    if calls:
+        _extend(said, line.advance(T0 + max(c[0] for c in calls) + 900_000))
+    return line, said
+
+
+def _extend(said: Output, more: Output) -> None:
+    said.signals += more.signals
+    said.pulses += more.pulses
+
+
+def slot(ms: int) -> int:
+    return (T0 + ms) // SLICE
