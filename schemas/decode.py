@@ -1,0 +1,199 @@
+"""Bytes -> Batch: the scanner decides what it can, msgspec the rest, pydantic names why a line was refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from schemas.batch import ABSENT, I64, SERVICE_TIERS, Batch, Lines
+from schemas.quarantine import Quarantined, fingerprint
+from schemas.scan import COUNTS, FIELDS, FLOATS, MAX_LINE, NAMES, WRITE, WRITE_1H, scan
+from schemas.usage import UsageEvent, bounds, check_parts
+from schemas.vocabulary import Vocabulary
+
+SAMPLE = 1_000
+"""Unknown field names are counted on one accepted row in so many."""
+MOST_NAMES, LONGEST_NAME = 100, 64
+
+
+def _type(name: str) -> Any:
+    bound = bounds(name)
+    if "enum" in bound:
+        return Literal[tuple(bound["enum"])]
+    if bound["type"] == "string":
+        meta = {"min_length": bound.get("minLength"), "max_length": bound["maxLength"], "pattern": bound.get("pattern")}
+        return Annotated[str, msgspec.Meta(**meta)]
+    number = int if bound["type"] == "integer" else float
+    return Annotated[number, msgspec.Meta(ge=bound["minimum"], le=bound["maximum"])]
+
+
+_Call = msgspec.defstruct(
+    "_Call",
+    [
+        (name, _type(name)) if field.is_required() else (name, _type(name) | None, None)
+        for name, field in UsageEvent.model_fields.items()
+    ],
+    namespace={"__post_init__": check_parts},
+)
+_KNOWN = frozenset(FIELDS)
+
+
+class Refused(Exception):
+    """A line is no usage event: `reason`, and the `field` it is about."""
+
+    def __init__(self, reason: str, field: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.field = field
+
+
+def parse(line: bytes) -> dict[str, Any]:
+    """The JSON object of a line; msgspec is the one judge of syntax (a name given twice: the last counts). Raises Refused."""
+    if len(line) > MAX_LINE:
+        raise Refused("line_too_long")
+    try:
+        value = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(f"not JSON: {_without_values(error)}") from error
+    if not isinstance(value, dict):
+        raise Refused("not a JSON object")
+    return value
+
+
+def convert(event: dict[str, Any]) -> Any:
+    """The call that an object describes. Raises Refused with pydantic's reason, which never holds a value."""
+    try:
+        return msgspec.convert(event, _Call, strict=True)
+    except (msgspec.ValidationError, OverflowError) as refusal:
+        raise why_refused(event) from refusal
+
+
+def why_refused(event: dict[str, Any]) -> Refused:
+    """Pydantic's word on an object that msgspec refused."""
+    try:
+        UsageEvent.model_validate(event)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        return Refused(first["msg"], ".".join(str(part) for part in first["loc"]))
+    raise AssertionError("msgspec refused what the contract accepts")
+
+
+def _without_values(error: Exception) -> str:
+    return str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
+
+
+class Decoder:
+    """Turns lines into batches, and keeps the vocabularies that a batch's columns point into."""
+
+    def __init__(self) -> None:
+        self.tenants = Vocabulary()
+        self.keys = Vocabulary(parts=2)
+        self.models = Vocabulary(parts=2)
+        self.unknown_names: Counter[str] = Counter()
+        self._accepted = 0
+
+    def decode(self, lines: Lines, first_line: int = 0, partition: int = 0) -> tuple[Batch, list[Quarantined]]:
+        """The calls of the lines in order, and a row for every line that was refused."""
+        n = len(lines.start)
+        columns = _Columns(n)
+        c = columns
+        scan(lines.buffer, lines.start, lines.end, c.texts, c.lengths, c.hashes, c.floats, c.counts, c.tiers, c.slow)
+        refused: list[Quarantined] = []
+        accepted = np.ones(n, np.bool_)
+        aside = bytearray()
+        for i in np.flatnonzero(columns.slow).tolist():
+            line = lines.buffer[lines.start[i] : lines.end[i]].tobytes()
+            event: dict[str, Any] = {}
+            try:
+                event = parse(line)
+                columns.put(i, convert(event), aside, len(lines.buffer))
+            except Refused as error:
+                accepted[i] = False
+                self._count_unknown(event)
+                position = int(lines.position[i])
+                refused.append(
+                    Quarantined(
+                        error.reason, error.field, partition, position, first_line + i, len(line), fingerprint(line)
+                    )
+                )
+        self._sample(lines, accepted)
+        buffer = lines.buffer if not aside else np.concatenate([lines.buffer, np.frombuffer(bytes(aside), np.uint8)])
+        return self._batch(lines, buffer, columns, accepted), refused
+
+    def _batch(self, lines: Lines, buffer: NDArray[np.uint8], c: _Columns, accepted: NDArray[np.bool_]) -> Batch:
+        def rows(vocabulary: Vocabulary, *parts: str) -> NDArray[np.int32]:
+            at = [NAMES.index(part) for part in parts]
+            return vocabulary.rows(buffer, c.texts[at], c.lengths[at], c.hashes[at], ~accepted)
+
+        tenant, key, model = (
+            rows(self.tenants, "tenant"),
+            rows(self.keys, "tenant", "key_id"),
+            rows(self.models, "provider", "model"),
+        )
+        c.counts[WRITE] = np.maximum(c.counts[WRITE], c.counts[WRITE_1H])
+        ts, arrival = (_ms(seconds) for seconds in c.floats)
+        clock = np.where(lines.clock == ABSENT, arrival, lines.clock)
+        first = (clock, lines.position, ts, c.hashes[0], tenant, key, model, c.tiers)
+        every = (*first, *c.counts)
+        return Batch(*(every if accepted.all() else (column[accepted] for column in every)))
+
+    def _sample(self, lines: Lines, accepted: NDArray[np.bool_]) -> None:
+        rows = np.flatnonzero(accepted)
+        for i in rows[-self._accepted % SAMPLE :: SAMPLE].tolist():
+            self._count_unknown(parse(lines.buffer[lines.start[i] : lines.end[i]].tobytes()))
+        self._accepted += len(rows)
+
+    def _count_unknown(self, event: dict[str, Any]) -> None:
+        for name in event:
+            short = name[:LONGEST_NAME]
+            if name not in _KNOWN and (short in self.unknown_names or len(self.unknown_names) < MOST_NAMES):
+                self.unknown_names[short] += 1
+
+
+class _Columns:
+    """Where the scanner writes."""
+
+    def __init__(self, n: int) -> None:
+        self.texts = np.zeros((len(NAMES), n), np.int64)
+        self.lengths = np.zeros((len(NAMES), n), np.int32)
+        self.hashes = np.zeros((len(NAMES), n), np.uint64)
+        self.floats = np.full((len(FLOATS), n), np.nan)
+        self.counts = np.full((len(COUNTS), n), ABSENT, np.int32)
+        self.tiers = np.zeros(n, np.int8)
+        self.slow = np.zeros(n, np.bool_)
+
+    def put(self, i: int, call: Any, aside: bytearray, end: int) -> None:
+        """Write one call that msgspec read; its texts go into `aside`, which follows the buffer's `end`."""
+        for row, name in enumerate(NAMES):
+            text = (getattr(call, name) or "").encode()
+            self.texts[row, i] = end + len(aside)
+            self.lengths[row, i] = len(text)
+            self.hashes[row, i] = xxhash.xxh64_intdigest(text) if text else 0
+            aside += text
+        self.floats[:, i] = [np.nan if getattr(call, name) is None else getattr(call, name) for name in FLOATS]
+        self.counts[:, i] = [ABSENT if getattr(call, name) is None else getattr(call, name) for name in COUNTS]
+        self.tiers[i] = SERVICE_TIERS.index(call.service_tier or "standard")
+
+
+def _ms(seconds: NDArray[np.float64]) -> I64:
+    """Epoch seconds to Ms, ABSENT where unknown."""
+    return np.where(np.isnan(seconds), ABSENT, np.floor(np.nan_to_num(seconds) * 1000 + 0.5)).astype(np.int64)
+
+
+def split(block: bytes, position: int = 0) -> Lines:
+    """The lines of NDJSON, `\\r\\n` too; `position` is where the block begins in its source. Clocks are ABSENT."""
+    buffer = np.frombuffer(block, np.uint8)
+    breaks = np.flatnonzero(buffer == 10)
+    start = np.concatenate([[0], breaks + 1])
+    end = np.concatenate([breaks, [len(buffer)]])
+    if start[-1] == len(buffer):
+        start, end = start[:-1], end[:-1]
+    inner = end > start
+    end[inner] -= buffer[end[inner] - 1] == 13
+    return Lines(buffer, start, end, start + position, np.full(len(start), ABSENT, np.int64))

@@ -1,0 +1,320 @@
+"""The fast path of decoding: one pass over JSON bytes, known fields straight into columns.
+
+What the scanner accepts, the contract accepts with the same values. Whatever it does not like (escapes, non-ASCII,
+duplicate or nested fields, odd numbers, anything out of bounds) it flags for the slow path; it refuses nothing itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import xxhash
+from numba import njit
+
+from schemas.batch import SERVICE_TIERS
+from schemas.usage import UsageEvent, bounds
+
+NAMES = ("event_id", "tenant", "key_id", "provider", "model")
+"""Texts that a column is built from, in the order of the rows of the text outputs."""
+FLOATS = ("ts", "arrival_ts")
+COUNTS = (
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "audio_input_tokens",
+    "audio_output_tokens",
+    "web_search_requests",
+)
+INPUT, CACHED, WRITE, WRITE_1H, OUTPUT, REASONING, AUDIO_IN, AUDIO_OUT, _ = range(len(COUNTS))
+TEXT, COUNT, FLOAT, CHOICE, HEX = range(5)
+FIELDS = tuple(UsageEvent.model_fields)
+MAX_LINE = 1 << 20
+
+P1, P2, P3, P4, P5 = (
+    np.uint64(p)
+    for p in (0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5)
+)
+ONES, HIGHS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
+POWERS = 10.0 ** np.arange(23)
+
+
+def _table() -> tuple[np.ndarray, ...]:  # type: ignore[type-arg]  # mixed dtypes
+    """The contract as arrays: kind, output row (-1: none), bounds and the hashes of choices, per field."""
+    kinds, rows = np.zeros(len(FIELDS), np.int8), np.full(len(FIELDS), -1, np.int8)
+    low, high = np.zeros(len(FIELDS)), np.zeros(len(FIELDS))
+    choices = np.zeros((len(FIELDS), len(SERVICE_TIERS)), np.uint64)
+    for f, name in enumerate(FIELDS):
+        bound = bounds(name)
+        if "enum" in bound:
+            kinds[f] = CHOICE
+            choices[f, : len(bound["enum"])] = [xxhash.xxh64_intdigest(choice.encode()) for choice in bound["enum"]]
+            rows[f] = 0 if name == "service_tier" else -1
+        elif bound["type"] == "string":
+            kinds[f] = HEX if "0-9a-fA-F" in bound.get("pattern", "") else TEXT
+            low[f], high[f] = bound.get("minLength", 0), bound["maxLength"]
+            rows[f] = NAMES.index(name) if name in NAMES else -1
+        else:
+            kinds[f] = COUNT if bound["type"] == "integer" else FLOAT
+            low[f], high[f] = bound["minimum"], bound["maximum"]
+            outputs = COUNTS if kinds[f] == COUNT else FLOATS
+            rows[f] = outputs.index(name) if name in outputs else -1
+    return kinds, rows, low, high, choices
+
+
+def _perfect_hash() -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    """A multiplier under which (length, first, middle, last byte) tells all names apart, and the table it makes."""
+    text = np.frombuffer("".join(FIELDS).encode(), np.uint8)
+    offsets = np.concatenate([[0], np.cumsum([len(name) for name in FIELDS])])
+    for multiplier in range(1, 10_000):
+        codes = [_code(len(n), ord(n[0]), ord(n[len(n) // 2]), ord(n[-1]), multiplier) for n in FIELDS]
+        if len(set(codes)) == len(codes):
+            table = np.full(1024, -1, np.int16)
+            table[codes] = range(len(codes))
+            return multiplier, table, text, offsets
+    raise AssertionError("no perfect hash of the field names")
+
+
+@njit(cache=True, inline="always")
+def _code(length, first, middle, last, multiplier):  # type: ignore[no-untyped-def]  # numba infers the types
+    return (length * 37 + first * 7 + middle * multiplier + last * 11) & 1023
+
+
+KINDS, ROWS, LOW, HIGH, CHOICES = _table()
+MULTIPLIER, PLACES, NAME_BYTES, NAME_ENDS = _perfect_hash()
+REQUIRED = np.uint64(sum(1 << f for f, name in enumerate(FIELDS) if UsageEvent.model_fields[name].is_required()))
+
+
+@njit(cache=True, inline="always")
+def _word(b, p):  # type: ignore[no-untyped-def]
+    return (
+        np.uint64(b[p])
+        | np.uint64(b[p + 1]) << np.uint64(8)
+        | np.uint64(b[p + 2]) << np.uint64(16)
+        | np.uint64(b[p + 3]) << np.uint64(24)
+        | np.uint64(b[p + 4]) << np.uint64(32)
+        | np.uint64(b[p + 5]) << np.uint64(40)
+        | np.uint64(b[p + 6]) << np.uint64(48)
+        | np.uint64(b[p + 7]) << np.uint64(56)
+    )
+
+
+@njit(cache=True, inline="always")
+def _rotl(x, r):  # type: ignore[no-untyped-def]
+    return (x << np.uint64(r)) | (x >> np.uint64(64 - r))
+
+
+@njit(cache=True, inline="always")
+def _round(acc, word):  # type: ignore[no-untyped-def]
+    return _rotl(acc + word * P2, 31) * P1
+
+
+@njit(cache=True)
+def xxh64(b, p, e):  # type: ignore[no-untyped-def]
+    """XXH64 (Cyan4973/xxHash specification, seed 0) of b[p:e]."""
+    length = np.uint64(e - p)
+    if e - p >= 32:
+        v1, v2, v3, v4 = P1 + P2, P2, np.uint64(0), np.uint64(0) - P1
+        while p + 32 <= e:
+            v1 = _round(v1, _word(b, p))
+            v2 = _round(v2, _word(b, p + 8))
+            v3 = _round(v3, _word(b, p + 16))
+            v4 = _round(v4, _word(b, p + 24))
+            p += 32
+        h = _rotl(v1, 1) + _rotl(v2, 7) + _rotl(v3, 12) + _rotl(v4, 18)
+        for v in (v1, v2, v3, v4):
+            h = (h ^ _round(np.uint64(0), v)) * P1 + P4
+    else:
+        h = P5
+    h += length
+    while p + 8 <= e:
+        h = _rotl(h ^ _round(np.uint64(0), _word(b, p)), 27) * P1 + P4
+        p += 8
+    if p + 4 <= e:
+        word = np.uint64(b[p]) | np.uint64(b[p + 1]) << np.uint64(8)
+        word |= np.uint64(b[p + 2]) << np.uint64(16) | np.uint64(b[p + 3]) << np.uint64(24)
+        h = _rotl(h ^ word * P1, 23) * P2 + P3
+        p += 4
+    while p < e:
+        h = _rotl(h ^ np.uint64(b[p]) * P5, 11) * P1
+        p += 1
+    h = (h ^ (h >> np.uint64(33))) * P2
+    h = (h ^ (h >> np.uint64(29))) * P3
+    return h ^ (h >> np.uint64(32))
+
+
+@njit(cache=True, inline="always")
+def _plain_end(b, p, e):  # type: ignore[no-untyped-def]
+    """The first byte at or after p that is no plain ASCII text: quote, backslash, control, DEL, non-ASCII; or e."""
+    while p + 8 <= e:
+        w = _word(b, p)
+        quote = w ^ (ONES * np.uint64(34))
+        slash = w ^ (ONES * np.uint64(92))
+        delete = w ^ (ONES * np.uint64(127))
+        odd = ((quote - ONES) & ~quote) | ((slash - ONES) & ~slash) | ((delete - ONES) & ~delete)
+        odd |= ((w - ONES * np.uint64(32)) & ~w) | w
+        if odd & HIGHS:
+            break
+        p += 8
+    while p < e and b[p] >= 32 and b[p] < 127 and b[p] != 34 and b[p] != 92:
+        p += 1
+    return p
+
+
+@njit(cache=True)
+def scan(b, starts, ends, texts, lengths, hashes, floats, counts, tiers, slow):  # type: ignore[no-untyped-def]
+    """Fill the columns for every line; `slow[i]` says that line i is for the slow path (its columns mean nothing).
+
+    `texts`, `lengths`, `hashes` are 5 x n (NAMES), `floats` 2 x n (FLOATS), `counts` 9 x n (COUNTS); absent stays as it is.
+    """
+    for i in range(len(starts)):
+        slow[i] = not _scan_line(b, starts[i], ends[i], i, texts, lengths, hashes, floats, counts, tiers)
+
+
+@njit(cache=True)
+def _scan_line(b, p, e, i, texts, lengths, hashes, floats, counts, tiers):  # type: ignore[no-untyped-def]
+    if e - p > MAX_LINE or p >= e or b[p] != 123:
+        return False
+    p += 1
+    seen = np.uint64(0)
+    while True:
+        while p < e and (b[p] == 32 or b[p] == 9):
+            p += 1
+        if p >= e or b[p] != 34:
+            return False
+        name = p + 1
+        p = _plain_end(b, name, e)
+        if p >= e or b[p] != 34:
+            return False
+        size = p - name
+        f = -1
+        if size > 0:
+            f = PLACES[_code(size, np.int64(b[name]), np.int64(b[name + size // 2]), np.int64(b[p - 1]), MULTIPLIER)]
+            if f >= 0:
+                if NAME_ENDS[f + 1] - NAME_ENDS[f] != size:
+                    f = -1
+                else:
+                    for j in range(size):
+                        if b[name + j] != NAME_BYTES[NAME_ENDS[f] + j]:
+                            f = -1
+                            break
+        p += 1
+        while p < e and (b[p] == 32 or b[p] == 9):
+            p += 1
+        if p >= e or b[p] != 58:
+            return False
+        p += 1
+        while p < e and (b[p] == 32 or b[p] == 9):
+            p += 1
+        if p >= e:
+            return False
+        if f >= 0:
+            bit = np.uint64(1) << np.uint64(f)
+            if seen & bit:
+                return False
+            seen |= bit
+        c = b[p]
+        if c == 34:
+            start = p + 1
+            p = _plain_end(b, start, e)
+            if p >= e or b[p] != 34:
+                return False
+            if f >= 0 and not _text(b, start, p, f, i, texts, lengths, hashes, tiers):
+                return False
+            p += 1
+        elif c == 45 or (c >= 48 and c <= 57):
+            negative = c == 45
+            if negative:
+                p += 1
+            first = p
+            mantissa = np.int64(0)
+            while p < e and b[p] >= 48 and b[p] <= 57:
+                mantissa = mantissa * 10 + (b[p] - 48)
+                p += 1
+            digits = p - first
+            if digits == 0 or (digits > 1 and b[first] == 48) or digits > 18:
+                return False
+            decimals = 0
+            if p < e and b[p] == 46:
+                p += 1
+                point = p
+                while p < e and b[p] >= 48 and b[p] <= 57:
+                    mantissa = mantissa * 10 + (b[p] - 48)
+                    p += 1
+                decimals = p - point
+                if decimals == 0 or digits + decimals > 18:
+                    return False
+            if p < e and (b[p] == 101 or b[p] == 69):
+                return False
+            if f >= 0:
+                if negative or mantissa > 9007199254740992:
+                    return False
+                if KINDS[f] == COUNT:
+                    if decimals or mantissa > HIGH[f]:
+                        return False
+                    if ROWS[f] >= 0:
+                        counts[ROWS[f], i] = mantissa
+                elif KINDS[f] == FLOAT:
+                    x = mantissa / POWERS[decimals]
+                    if x > HIGH[f]:
+                        return False
+                    if ROWS[f] >= 0:
+                        floats[ROWS[f], i] = x
+                else:
+                    return False
+        elif c == 110 and p + 4 <= e and b[p + 1] == 117 and b[p + 2] == 108 and b[p + 3] == 108:
+            p += 4
+            if f >= 0:
+                if REQUIRED & (np.uint64(1) << np.uint64(f)):
+                    return False
+        else:
+            return False
+        while p < e and (b[p] == 32 or b[p] == 9):
+            p += 1
+        if p >= e:
+            return False
+        if b[p] == 44:
+            p += 1
+            continue
+        return b[p] == 125 and p + 1 == e and seen & REQUIRED == REQUIRED and _parts_fit(counts, i)
+
+
+@njit(cache=True, inline="always")
+def _text(b, start, end, f, i, texts, lengths, hashes, tiers):  # type: ignore[no-untyped-def]
+    if KINDS[f] == TEXT:
+        if end - start < LOW[f] or end - start > HIGH[f]:
+            return False
+        if ROWS[f] >= 0:
+            texts[ROWS[f], i] = start
+            lengths[ROWS[f], i] = end - start
+            hashes[ROWS[f], i] = xxh64(b, start, end)
+        return True
+    if KINDS[f] == HEX:
+        if end == start or end - start > HIGH[f]:
+            return False
+        for j in range(start, end):
+            lower = b[j] | 32
+            if not ((b[j] >= 48 and b[j] <= 57) or (lower >= 97 and lower <= 102)):
+                return False
+        return True
+    if KINDS[f] == CHOICE:
+        h = xxh64(b, start, end)
+        for choice in range(CHOICES.shape[1]):
+            if CHOICES[f, choice] == h:
+                if ROWS[f] >= 0:
+                    tiers[i] = choice
+                return True
+    return False
+
+
+@njit(cache=True, inline="always")
+def _parts_fit(counts, i):  # type: ignore[no-untyped-def]
+    cached, write, total = max(counts[CACHED, i], 0), max(counts[WRITE, i], 0), counts[INPUT, i]
+    writes = write if counts[WRITE, i] >= 0 else total - cached
+    return (
+        np.int64(cached) + write <= total
+        and counts[WRITE_1H, i] <= writes
+        and counts[AUDIO_IN, i] <= total
+        and max(counts[REASONING, i], counts[AUDIO_OUT, i]) <= counts[OUTPUT, i]
+    )

@@ -1,0 +1,208 @@
+"""Bytes to batches: three readers of one contract, and what happens to bad lines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from schemas.batch import ABSENT, I64, U64
+from schemas.decode import Decoder, Refused, convert, parse, split
+from schemas.scan import FIELDS, MAX_LINE, _perfect_hash, xxh64
+from schemas.usage import UsageEvent, bounds, schema
+from schemas.vocabulary import Vocabulary
+
+GOOD: dict[str, Any] = {
+    "event_id": "e-1",
+    "ts": 1700000000.25,
+    "tenant": "acme",
+    "key_id": "key-1",
+    "model": "gpt-4o",
+    "input_tokens": 100,
+    "output_tokens": 20,
+}
+ODD = [
+    None, True, False, 0, -0.0, -1, 1, 5.0, 1.5, 999, 1000, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63, 10**400, 1e300,
+    4102444800, 4102444801, "", "x", "5", "ok", "standard", "gold", "hit", "ab12", "AB12cd", "0" * 16, "0" * 17, "g",
+    "a" * 256, "a" * 257, "a" * 4096, "a" * 4097, "nul\x00", "tab\t", "del\x7f", "c1\x85", "line\n", "\u202eevil",
+    "naïve", "日本", "\U0001f600", [], [1], {}, {"a": {"b": 1}},
+]  # fmt: skip
+
+
+def line_of(event: dict[str, Any], **changes: Any) -> bytes:
+    return json.dumps({**event, **changes}).encode()
+
+
+def decoded(*lines: bytes) -> tuple[Decoder, Any, Any]:
+    decoder = Decoder()
+    batch, refused = decoder.decode(split(b"\n".join(lines)))
+    return decoder, batch, refused
+
+
+events = st.fixed_dictionaries(
+    {name: st.just(value) | st.sampled_from(ODD) if i % 7 == 0 else st.just(value) for i, (name, value) in enumerate(GOOD.items())},
+    optional={name: st.sampled_from(ODD) | st.integers(0, 150) for name in (*FIELDS[7:], "messages", "tenan")},
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(events, st.booleans(), st.sampled_from([(",", ":"), (", ", ": ")]))
+def test_scanner_msgspec_and_pydantic_agree(event: dict[str, Any], ascii: bool, separators: tuple[str, str]) -> None:
+    line = json.dumps(event, ensure_ascii=ascii, separators=separators).encode()
+    try:
+        truth: UsageEvent | None = UsageEvent.model_validate(msgspec.json.decode(line))
+    except (ValidationError, msgspec.DecodeError):
+        truth = None
+    try:
+        twin = convert(parse(line))
+    except Refused as error:
+        assert error.reason
+        twin = None
+    assert (twin is None) == (truth is None)
+    decoder, batch, refused = decoded(line)
+    assert (len(batch), len(refused)) == ((0, 1) if truth is None else (1, 0))
+    if truth is not None:
+        for name in FIELDS:
+            assert getattr(twin, name) == getattr(truth, name)
+            column = getattr(batch, name, None)
+            if name.endswith(("tokens", "requests")) and column is not None and name != "cache_write_tokens":
+                assert column[0] == (ABSENT if getattr(truth, name) is None else getattr(truth, name))
+        assert decoder.keys.names[batch.key[0]] == (truth.tenant, truth.key_id)
+        assert decoder.models.names[batch.model[0]] == (truth.provider or "", truth.model)
+        assert batch.event[0] == xxhash.xxh64_intdigest(truth.event_id.encode())
+        assert batch.ts[0] == int(np.floor(truth.ts * 1000 + 0.5))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(FIELDS), st.sampled_from(ODD), st.sampled_from(FIELDS), st.sampled_from(ODD))
+def test_two_odd_fields_are_judged_alike_by_all_three(one: str, value: Any, other: str, second: Any) -> None:
+    event = {**GOOD, "cached_input_tokens": 50, "cache_write_tokens": 50, "reasoning_tokens": 20, one: value, other: second}
+    test_scanner_msgspec_and_pydantic_agree.hypothesis.inner_test(event, False, (",", ":"))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text('{}[]":,\\ 019.eE-+truefalsn\n\x00é', max_size=40), st.integers(0, 200))
+def test_broken_json_is_refused_and_its_neighbours_are_kept(noise: str, at: int) -> None:
+    good = line_of(GOOD)
+    broken = (good[: at % len(good)] + noise.encode() + good[at % len(good) :]).replace(b"\n", b" ")
+    _, batch, refused = decoded(good, broken, line_of(GOOD, event_id="e-2"))
+    assert len(batch) + len(refused) == 3
+    assert len(batch) >= 2
+    try:
+        UsageEvent.model_validate(msgspec.json.decode(broken))
+    except (ValidationError, msgspec.DecodeError, UnicodeDecodeError):
+        assert len(refused) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"", "not JSON"),
+        (b"[1]", "not a JSON object"),
+        (b'{"ts": NaN}', "not JSON"),
+        (line_of(GOOD, ts=1).replace(b'"ts": 1,', b'"ts": 1e999,'), "not JSON"),
+        (line_of(GOOD) + b"{}", "not JSON"),
+        (b'{"tenant": "\xff"}', "UnicodeDecodeError|not JSON"),
+        (b'{"tenant": "\\ud800"}', "not JSON"),
+        (b'{"a":' * 200_000, "not JSON: RecursionError"),
+        (line_of(GOOD, messages="x" * 10_000_000), "line_too_long"),
+        (line_of(GOOD, cached_input_tokens=101), "exceed input_tokens"),
+        (line_of(GOOD, reasoning_tokens=21), "exceed output_tokens"),
+        (line_of(GOOD, input_tokens="5"), "valid integer"),
+        (line_of(GOOD, input_tokens=True), "valid integer"),
+        (line_of(GOOD, input_tokens=-5), "greater than or equal to 0"),
+        (line_of(GOOD, tenant=None), "valid string"),
+    ],
+)
+def test_a_bad_line_is_quarantined_with_its_reason(line: bytes, reason: str) -> None:
+    _, batch, refused = decoded(line_of(GOOD), line, line_of(GOOD))
+    assert len(batch) == 2
+    assert any(part in refused[0].reason for part in reason.split("|")), refused[0].reason
+    assert (refused[0].line, refused[0].length, refused[0].position) == (1, len(line), len(line_of(GOOD)) + 1)
+
+
+def test_no_content_of_a_line_is_ever_kept() -> None:
+    canary = "CANARY-4711"
+    lines = [line_of(GOOD, **{name: canary}) for name in FIELDS] + [line_of(GOOD, **{name: [canary]}) for name in FIELDS]
+    lines += [line_of(GOOD, messages=[{"content": canary}], status="no"), b'{"x": "' + canary.encode(), canary.encode()]
+    decoder, _, refused = decoded(*lines)
+    assert refused
+    assert canary.encode() not in b"".join(row.to_json() for row in refused)
+    assert canary not in str(decoder.unknown_names)
+
+
+def test_unknown_names_are_counted_on_refused_rows_and_one_in_a_thousand() -> None:
+    lines = [line_of(GOOD, event_id=str(i), prompt="p") for i in range(2500)] + [line_of(GOOD, status=-1, odd=1)]
+    whole, _, _ = decoded(*lines)
+    assert whole.unknown_names == {"prompt": 3, "odd": 1}
+    cut = Decoder()
+    for lo in range(0, len(lines), 7):
+        cut.decode(split(b"\n".join(lines[lo : lo + 7])))
+    assert cut.unknown_names == whole.unknown_names
+    many, _, _ = decoded(*(line_of(GOOD, status=-1, **{f"n{i}": 1}) for i in range(300)))
+    assert len(many.unknown_names) == 100
+
+
+def test_lines_are_split_with_either_ending_and_without_the_last() -> None:
+    lines = split(b"ab\r\n\ncd\n\r\nef", 100)
+    text = [bytes(lines.buffer[s:e]) for s, e in zip(lines.start, lines.end, strict=True)]
+    assert text == [b"ab", b"", b"cd", b"", b"ef"]
+    assert lines.position.tolist() == [100, 104, 105, 108, 110]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=120), st.integers(0, 5))
+def test_the_kernel_hashes_like_xxh64(data: bytes, before: int) -> None:
+    buffer = np.frombuffer(b"x" * before + data, np.uint8)
+    assert int(xxh64(buffer, before, len(buffer))) == xxhash.xxh64_intdigest(data)
+
+
+def test_names_whose_hashes_collide_get_rows_of_their_own() -> None:
+    vocabulary = Vocabulary()
+    buffer = np.frombuffer(b"aabbaa", np.uint8)
+    starts, lengths = np.array([[0, 2, 4]]), np.array([[2, 2, 2]], np.int32)
+    same: U64 = np.full((1, 3), 42, np.uint64)
+    assert vocabulary.rows(buffer, starts, lengths, same, np.zeros(3, np.bool_)).tolist() == [0, 1, 0]
+    assert vocabulary.names == [("aa",), ("bb",)]
+
+
+def test_a_vocabulary_keeps_its_rows_while_it_grows() -> None:
+    decoder = Decoder()
+    lines = [line_of(GOOD, key_id=f"schlüssel-{i % 3000}", tenant=f"t{i % 7}") for i in range(6000)]
+    first, _ = decoder.decode(split(b"\n".join(lines)))
+    again, _ = decoder.decode(split(b"\n".join(lines)))
+    assert first.key.tolist() == again.key.tolist()
+    assert len(decoder.keys) == 6000 if np.lcm(3000, 7) >= 6000 else True
+    assert decoder.keys.names[first.key[10]] == ("t3", "schlüssel-10")
+
+
+def test_the_committed_json_schema_is_fresh() -> None:
+    assert json.loads(Path("docs/usage_event.schema.json").read_text()) == schema()
+
+
+def test_the_scanner_derives_its_tables_from_the_contract() -> None:
+    assert len(_perfect_hash()[2]) == sum(map(len, FIELDS))
+    assert bounds("status") == {"maximum": 999, "minimum": 0, "type": "integer"}
+    assert MAX_LINE == 2**20
+
+
+def test_absent_counts_are_unknown_and_an_hour_write_alone_is_a_write() -> None:
+    _, batch, _ = decoded(line_of(GOOD), line_of(GOOD, cache_write_1h_tokens=40))
+    assert batch.cached_input_tokens.tolist() == [ABSENT, ABSENT]
+    assert batch.cache_write_tokens.tolist() == [ABSENT, 40]
+
+
+def test_writing_the_schema_is_one_command(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    subprocess.run([sys.executable, "-m", "schemas.usage"], cwd=tmp_path, check=True)
+    assert json.loads((tmp_path / "docs/usage_event.schema.json").read_text()) == schema()
