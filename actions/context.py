@@ -1,0 +1,44 @@
+"""What the directory adds to a signal: how bad it is, and why nothing but a notification may follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from schemas.directory import Directory
+from schemas.policy import Severity
+from schemas.signals import Signal
+
+PAGE_USD_PER_HOUR, TICKET_USD_PER_HOUR = 100.0, 50.0
+HOT_PANES = 2
+GUESSED_SHARE = 0.5
+NEW_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """`holds` are the reasons why no order may leave; empty means that the policy decides."""
+
+    severity: Severity
+    holds: tuple[str, ...]
+
+
+def in_context(signal: Signal, directory: Directory) -> Context:
+    """Severity follows money and evidence; unknown, new and declared things are told, never acted on."""
+    evidence = signal.evidence
+    at_s = signal.at / 1000
+    windows = directory.windows_at(signal.tenant, signal.key_id, at_s)
+    tenant, key = directory.tenant(signal.tenant), directory.key(signal.tenant, signal.key_id)
+    born = [known.created_at for known in (tenant, key) if known is not None and known.created_at is not None]
+    reasons = {
+        "the baseline is still learning": evidence.learning is not None,
+        "the price of its model is not known": evidence.guessed_share > GUESSED_SHARE,
+        "it burned in one pane only": evidence.hot_panes < HOT_PANES,
+        "a declared window covers it": bool(windows),
+        "the tenant or key is less than a day old": any(at_s - created < NEW_S for created in born),
+        "the key replaces another": key is not None and key.replaces is not None,
+    }
+    severity: Severity = "notice"
+    if not windows and evidence.usd_per_hour >= TICKET_USD_PER_HOUR:
+        settled = evidence.learning is None and evidence.hot_panes >= HOT_PANES
+        severity = "page" if settled and evidence.usd_per_hour >= PAGE_USD_PER_HOUR else "ticket"
+    return Context(severity, tuple(reason for reason, holds in reasons.items() if holds))

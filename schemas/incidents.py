@@ -1,0 +1,75 @@
+"""Incidents, and the news of what happens to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+from schemas.batch import Ms
+from schemas.orders import Order
+from schemas.policy import Severity
+from schemas.signals import Evidence
+
+
+class IncidentState(StrEnum):
+    """The life of an incident; the transitions are in actions/incidents.py."""
+
+    OPEN = "open"
+    ACTED = "acted"
+    RESOLVED = "resolved"
+
+
+@dataclass(slots=True)
+class Incident:
+    """Episodes that belong together. `told` is the severity that people were last told; `applies` counts throttles.
+
+    `reverted_at` is when the last throttle was taken back, `quiet_panes` how many panes have been quiet since.
+    """
+
+    id: str
+    family: str
+    kind: str
+    tenant: str
+    key_id: str
+    opened_at: Ms
+    evidence: Evidence
+    severity: Severity
+    holds: tuple[str, ...] = ()
+    state: IncidentState = IncidentState.OPEN
+    told: Severity | None = None
+    episodes: list[str] = field(default_factory=list)
+    applies: int = 0
+    human_told: bool = False
+    reverted_at: Ms | None = None
+    quiet_panes: int = 0
+    resolved_at: Ms | None = None
+
+
+What = Literal[
+    "incident_opened",
+    "incident_reopened",
+    "incident_resolved",
+    "notified",
+    "throttle_proposed",
+    "throttle_applied",
+    "throttle_renewed",
+    "throttle_reverted",
+    "throttle_expired",
+    "throttle_failed",
+    "delivery_failed",
+    "human_needed",
+    "stopped",
+    "released",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """One thing that happened, as it was then; `said` is for people."""
+
+    at: Ms
+    what: What
+    said: str
+    incident: Incident | None = None
+    order: Order | None = None
