@@ -40,14 +40,18 @@ ORDER_TABLE: dict[OrderState, dict[str, OrderState]] = {
         "told": OrderState.APPLIED,
     },
     OrderState.APPROVED: {"send": OrderState.SENT, "lapse": OrderState.EXPIRED},
-    OrderState.SENT: {"confirm": OrderState.APPLIED, "refuse": OrderState.FAILED, "taken back": OrderState.REVERTED},
+    OrderState.SENT: {
+        "confirm": OrderState.APPLIED,
+        "refuse": OrderState.FAILED,
+        "taken back": OrderState.REVERTED,
+        "give up": OrderState.FAILED,
+    },
     OrderState.APPLIED: {"taken back": OrderState.REVERTED, "give up": OrderState.FAILED},
     OrderState.REVERTED: {},
     OrderState.EXPIRED: {},
     OrderState.DENIED: {},
     OrderState.FAILED: {},
 }
-ORDER_TABLE[OrderState.SENT]["give up"] = OrderState.FAILED
 LIVE = (OrderState.PROPOSED, OrderState.APPROVED, OrderState.SENT, OrderState.APPLIED)
 OUT = (OrderState.SENT, OrderState.APPLIED)
 
@@ -153,6 +157,9 @@ class Book:
                 self._drop(order)
                 self._end(order, "lapse", now)
                 self._tell(now, "throttle_expired", f"{_entity(order)}: the throttle was not sent in time", None, order)
+        for incident in [i for i in self.incidents.values() if i.resolved_at is not None]:
+            if incident.resolved_at is not None and now - incident.resolved_at >= REOPENS:
+                self._forget(incident)
 
     def stop(self, now: Ms) -> None:
         """The kill switch (A8): every lease is reverted, no new order until `release`."""
@@ -365,9 +372,19 @@ class Book:
         self.incidents[incident.id] = incident
         self._latest[incident.family, incident.tenant, incident.key_id] = incident
 
-    def _order(
-        self, incident: Incident, action: Any, step: int, strength: float, lease: Ms, now: Ms, reason: str
-    ) -> Order:
+    def _forget(self, incident: Incident) -> None:
+        """An incident that cannot reopen is in the ledger only."""
+        mine = {order.id for order in self.orders.values() if order.incident == incident.id}
+        if any(delivery.order in mine for delivery in self.deliveries.values()):
+            return
+        for order in mine:
+            del self.orders[order]
+        del self.incidents[incident.id]
+        place = (incident.family, incident.tenant, incident.key_id)
+        if self._latest[place] is incident:
+            del self._latest[place]
+
+    def _order(self, incident: Incident, action: Any, step: int, strength: float, lease: Ms, now: Ms, reason: str) -> Order:
         order = Order(
             id=identity(incident.id, action, step),
             incident=incident.id,
@@ -442,9 +459,7 @@ class Book:
     def _touch(self, incident: Incident) -> None:
         self.changes.incidents[incident.id] = incident
 
-    def _tell(
-        self, at: Ms, what: What, said: str, incident: Incident | None = None, order: Order | None = None
-    ) -> None:
+    def _tell(self, at: Ms, what: What, said: str, incident: Incident | None = None, order: Order | None = None) -> None:
         self.news.append(News(at, what, said, copy.copy(incident), copy.copy(order)))
 
 

@@ -123,9 +123,7 @@ class SpendSpike:
             ),
         )
 
-    def _reasons(
-        self, pane: Pane, i: int, w: int, expected: float, age_panes: int
-    ) -> tuple[Contribution, Contribution]:
+    def _reasons(self, pane: Pane, i: int, w: int, expected: float, age_panes: int) -> tuple[Contribution, Contribution]:
         minutes = WINDOWS[w] // 60_000
         observed = _usd(pane.windows[i, w])
         young = age_panes < SETTLED_PANES

@@ -118,9 +118,7 @@ class Decoder:
                 self._count_unknown(event)
                 position = int(lines.position[i])
                 refused.append(
-                    Quarantined(
-                        error.reason, error.field, partition, position, first_line + i, len(line), fingerprint(line)
-                    )
+                    Quarantined(error.reason, error.field, partition, position, first_line + i, len(line), fingerprint(line))
                 )
         self._sample(lines, accepted)
         buffer = lines.buffer if not aside else np.concatenate([lines.buffer, np.frombuffer(bytes(aside), np.uint8)])

@@ -28,7 +28,7 @@ def parse_document(text: bytes, name: str, model: type[M]) -> M:
     except UnicodeDecodeError as error:
         raise DocumentError(f"{name}: not UTF-8: byte {error.start}") from error
     try:
-        value = msgspec.json.decode(text) if name.endswith(".json") else _yaml(plain)
+        value = msgspec.json.decode(text) if name.endswith(".json") else _yaml(plain, name)
         return model.model_validate(value if value is not None else {})
     except (msgspec.DecodeError, RecursionError) as error:
         raise DocumentError(f"{name}: {error}") from error
@@ -55,11 +55,11 @@ class _Strict(yaml.CSafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _yaml(text: str) -> Any:
+def _yaml(text: str, name: str) -> Any:
     for event in yaml.parse(text, yaml.CSafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=event.start_mark)
-    return yaml.load(text, _Strict)  # noqa: S506  # a SafeLoader
+            raise DocumentError(f"{name}: aliases are not allowed")
+    return yaml.load(text, _Strict)  # a SafeLoader
 
 
 def _explain(text: str, name: str, model: type[BaseModel], error: ValidationError) -> str:
@@ -112,5 +112,3 @@ def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
 
 def _resolved(here: Any, schema: Any) -> Any:
     return schema["$defs"][here["$ref"].rsplit("/", 1)[1]] if "$ref" in here else here
-
-

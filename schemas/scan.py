@@ -33,14 +33,13 @@ FIELDS = tuple(UsageEvent.model_fields)
 MAX_LINE = 1 << 20
 
 P1, P2, P3, P4, P5 = (
-    np.uint64(p)
-    for p in (0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5)
+    np.uint64(p) for p in (0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5)
 )
 ONES, HIGHS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 POWERS = 10.0 ** np.arange(23)
 
 
-def _table() -> tuple[np.ndarray, ...]:  # type: ignore[type-arg]  # mixed dtypes
+def _table() -> tuple[np.ndarray, ...]:
     """The contract as arrays: kind, output row (-1: none), bounds and the hashes of choices, per field."""
     kinds, rows = np.zeros(len(FIELDS), np.int8), np.full(len(FIELDS), -1, np.int8)
     low, high = np.zeros(len(FIELDS)), np.zeros(len(FIELDS))
@@ -63,7 +62,7 @@ def _table() -> tuple[np.ndarray, ...]:  # type: ignore[type-arg]  # mixed dtype
     return kinds, rows, low, high, choices
 
 
-def _perfect_hash() -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def _perfect_hash() -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
     """A multiplier under which (length, first, middle, last byte) tells all names apart, and the table it makes."""
     text = np.frombuffer("".join(FIELDS).encode(), np.uint8)
     offsets = np.concatenate([[0], np.cumsum([len(name) for name in FIELDS])])

@@ -76,7 +76,7 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.names)
 
-    def rows(self, buffer: U8, starts: I64, lengths: I32, hashes: U64, skip: np.ndarray) -> I32:  # type: ignore[type-arg]
+    def rows(self, buffer: U8, starts: I64, lengths: I32, hashes: U64, skip: np.ndarray) -> I32:
         """The rows of n names, new ones added; `starts`, `lengths`, `hashes` are parts x n, masked names get 0."""
         out = np.zeros(len(skip), np.int32)
         at = 0

@@ -226,7 +226,7 @@ def _sums(batch: Batch, cost: I64, guessed: NDArray[np.bool_]) -> I64:
     }
     sums[:, USD] = cost
     sums[:, GUESSED] = np.where(guessed, cost, 0)
-    columns = (
+    columns: tuple[I64 | I32, ...] = (
         np.ones(len(batch), np.int64),
         batch.input_tokens - known["cached_input_tokens"] - known["cache_write_tokens"],
         known["cached_input_tokens"],
@@ -244,10 +244,7 @@ def _slots(meter: Meter, names: Names, rows: I64, slot: int, late: I64) -> Slots
     changed = np.concatenate([np.column_stack([rows, np.full(len(rows), slot)]), late])
     triples = np.unique(
         np.concatenate(
-            [
-                np.column_stack([changed[:, 0], np.full(len(changed), r), changed[:, 1] * SLICE // SPANS[r]])
-                for r in range(3)
-            ]
+            [np.column_stack([changed[:, 0], np.full(len(changed), r), changed[:, 1] * SLICE // SPANS[r]]) for r in range(3)]
         ),
         axis=0,
     )

@@ -227,7 +227,9 @@ def _exact(batch: Batch, rates: I64) -> I64:
     def known(column: NDArray[np.int32]) -> I64:
         return np.where(column == ABSENT, 0, column).astype(np.int64)
 
-    cached, write, hour = (known(c) for c in (batch.cached_input_tokens, batch.cache_write_tokens, batch.cache_write_1h_tokens))
+    cached, write, hour = (
+        known(c) for c in (batch.cached_input_tokens, batch.cache_write_tokens, batch.cache_write_1h_tokens)
+    )
     fresh = batch.input_tokens.astype(np.int64) - cached - write
     audio_in = np.minimum(known(batch.audio_input_tokens), fresh)
     audio_out = known(batch.audio_output_tokens)
@@ -247,4 +249,5 @@ def _exact(batch: Batch, rates: I64) -> I64:
         pico += count * rates[:, part]
     nano, rest = np.divmod(pico, PICO_PER_NANO)
     nano += (rest > PICO_PER_NANO // 2) | ((rest == PICO_PER_NANO // 2) & (nano % 2 == 1))
-    return nano + known(batch.web_search_requests) * rates[:, SEARCH] + rates[:, REQUEST]
+    nano += known(batch.web_search_requests) * rates[:, SEARCH] + rates[:, REQUEST]
+    return np.asarray(nano, np.int64)

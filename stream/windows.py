@@ -81,9 +81,7 @@ def _window(usd, head, row, slot, window):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def fold_rows(
-    ts, clock, key, tenant, sums, lo, hi, edge, arena, keys, slots, used, index, key_rings, tenant_rings, late
-):  # type: ignore[no-untyped-def]
+def fold_rows(ts, clock, key, tenant, sums, lo, hi, edge, arena, keys, slots, used, index, key_rings, tenant_rings, late):  # type: ignore[no-untyped-def]
     """Fold calls lo..hi-1 (one clock edge) into the open panes; late ones straight into their own slots.
 
     `late` (rows x 3: tenant, key, slot) names what changed behind the edge. Returns (rows used, late, skewed).
@@ -193,7 +191,7 @@ class Meter:
         return slot * SLICE
 
 
-def enlarged(array: np.ndarray, rows: int, fill: int | float) -> np.ndarray:  # type: ignore[type-arg]  # any dtype
+def enlarged(array: np.ndarray, rows: int, fill: int | float) -> np.ndarray:
     """A copy of `array` with `rows` rows, the new ones filled."""
     out = np.full((rows, *array.shape[1:]), fill, array.dtype)
     out[: len(array)] = array

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +75,7 @@ def play(calls: list[Call], cuts: list[int] | None = None, ids: list[int] | None
     whole = batch(calls, ids)
     said = Output()
     bounds = [0, *sorted(cuts or []), len(calls)]
-    for lo, hi in zip(bounds[:-1], bounds[1:], strict=True):
+    for lo, hi in pairwise(bounds):
         _extend(said, line.feed(whole.rows(lo, hi)))
     if calls:
         _extend(said, line.advance(T0 + max(c[0] for c in calls) + 900_000))

@@ -41,8 +41,6 @@ def judge_spending(detector: PaneDetector, usd: list[float], start: int = START)
     return signals
 
 
-def steady(
-    detector: PaneDetector, minutes: int, usd_per_minute: float, then: tuple[int, float] = (0, 0.0)
-) -> list[Signal]:
+def steady(detector: PaneDetector, minutes: int, usd_per_minute: float, then: tuple[int, float] = (0, 0.0)) -> list[Signal]:
     """A steady habit, then so many minutes at another rate."""
     return judge_spending(detector, [usd_per_minute / 12] * minutes * 12 + [then[1] / 12] * then[0] * 12)

@@ -45,11 +45,17 @@ def test_the_recommended_policy_is_valid_and_entirely_in_shadow() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (("severity: page", "severty: page"), "policy.yaml:4: rules[0].match.severty: unknown name; allowed: kind, severity"),
+        (
+            ("severity: page", "severty: page"),
+            "policy.yaml:4: rules[0].match.severty: unknown name; allowed: kind, severity",
+        ),
         (("throttle:", "throtle:"), "policy.yaml:7: rules[0].do[1].throtle: unknown name; allowed: throttle"),
         (("page", "panic"), "policy.yaml:4: rules[0].match.severity: Input should be 'notice', 'ticket' or 'page'"),
         (("spend_spike", "spike"), "unknown kind; allowed: spend_spike"),
-        (("lease: 15m", "lease: soon"), "policy.yaml:7: rules[0].do[1].throttle.lease: a lease is a number and s, m or h"),
+        (
+            ("lease: 15m", "lease: soon"),
+            "policy.yaml:7: rules[0].do[1].throttle.lease: a lease is a number and s, m or h",
+        ),
         (("lease: 15m", "lease: 25h"), "from 20s to 24h"),
         ((", lease: 15m", ""), "policy.yaml:7: rules[0].do[1].throttle.lease: Field required"),
         (("0.9", "1.5"), "less than or equal to 1"),

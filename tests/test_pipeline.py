@@ -25,9 +25,7 @@ def streams(draw: st.DrawFn) -> list[Call]:
     calls = []
     for _ in range(draw(st.integers(1, 60))):
         clock += draw(st.sampled_from([0, 1, 400, 4_999, 5_000, 5_001, 60_000, 900_000]))
-        lag = draw(
-            st.sampled_from([0, 1, 1_999, 2_000, 7_001, 65_000, HOUR, 25 * HOUR, -4_000, -60_000, -60_001, -HOUR])
-        )
+        lag = draw(st.sampled_from([0, 1, 1_999, 2_000, 7_001, 65_000, HOUR, 25 * HOUR, -4_000, -60_000, -60_001, -HOUR]))
         calls.append((clock, clock - lag, draw(st.integers(0, 5)), draw(st.sampled_from([0.0, 0.01, 3.0, 40.0]))))
     return calls
 
@@ -133,9 +131,7 @@ def test_the_dedupe_window_holds_exactly_the_newest_ids(ids: list[int], cut: int
     seen = SeenIds(16)
     clustered = [i % 8 + (i // 8) * 32 for i in ids]
     fresh = [
-        bool(f)
-        for lo in range(0, len(ids), cut)
-        for f in seen.first_seen(np.array(clustered[lo : lo + cut], np.uint64))
+        bool(f) for lo in range(0, len(ids), cut) for f in seen.first_seen(np.array(clustered[lo : lo + cut], np.uint64))
     ]
     window: list[int] = []
     for i, was_fresh in zip(clustered, fresh, strict=True):

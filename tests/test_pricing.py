@@ -34,8 +34,18 @@ def priced(book: PriceBook, provider: str, model: str, **columns: object) -> int
 
 def test_every_text_model_of_the_library_costs_what_the_library_says() -> None:
     rng = np.random.default_rng(1)
-    book, names, expected, rows = PriceBook(), [], [], []
-    flat = {"input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok", "cache_write_1h_mtok", "output_reasoning_mtok"}
+    book = PriceBook()
+    names: list[tuple[str, str]] = []
+    expected: list[int] = []
+    rows: list[tuple[int, ...]] = []
+    flat = {
+        "input_mtok",
+        "output_mtok",
+        "cache_read_mtok",
+        "cache_write_mtok",
+        "cache_write_1h_mtok",
+        "output_reasoning_mtok",
+    }
     skipped = 0
     snapshot = data_snapshot.get_snapshot()
     for provider in snapshot.providers:
@@ -43,7 +53,7 @@ def test_every_text_model_of_the_library_costs_what_the_library_says() -> None:
             prices = [model.prices] if isinstance(model.prices, ModelPrice) else [p.prices for p in model.prices]
             keys = {k for p in prices for k, v in p.__dict__.items() if v is not None}
             digits = [
-                d.as_tuple().exponent
+                int(d.as_tuple().exponent)
                 for p in prices for v in p.__dict__.values() if v is not None
                 for d in ([v] if isinstance(v, Decimal) else [v.base, *(t.price for t in v.tiers)])
             ]  # fmt: skip
@@ -59,14 +69,29 @@ def test_every_text_model_of_the_library_costs_what_the_library_says() -> None:
                 if "cache_write_mtok" not in keys:
                     write = 0
                 when = int(rng.integers(1_600_000_000, 1_830_000_000))
-                usage = Usage(input_tokens=cached + write + fresh, cache_read_tokens=cached, cache_write_tokens=write, output_tokens=out)
-                total = model.calc_price(usage, provider, genai_request_timestamp=datetime.fromtimestamp(when, UTC)).total_price
+                usage = Usage(
+                    input_tokens=cached + write + fresh,
+                    cache_read_tokens=cached,
+                    cache_write_tokens=write,
+                    output_tokens=out,
+                )
+                total = model.calc_price(
+                    usage, provider, genai_request_timestamp=datetime.fromtimestamp(when, UTC)
+                ).total_price
                 expected.append(int((total * 10**9).quantize(Decimal(1), ROUND_HALF_EVEN)))
                 rows.append((len(names), cached + write + fresh, cached, write, out, when * 1000))
             names.append((provider.id, model.id))
     table = np.array(rows, np.int64).T
     ours, guessed = book.cost(
-        calls(len(rows), model=table[0], input_tokens=table[1], cached_input_tokens=table[2], cache_write_tokens=table[3], output_tokens=table[4], ts=table[5]),
+        calls(
+            len(rows),
+            model=table[0],
+            input_tokens=table[1],
+            cached_input_tokens=table[2],
+            cache_write_tokens=table[3],
+            output_tokens=table[4],
+            ts=table[5],
+        ),
         names,
     )
     assert len(names) > 1800, skipped
@@ -83,14 +108,30 @@ def test_an_override_is_priced_exactly_and_rounded_once(tokens: list[int], rates
     total, cached, write, out = max(tokens[:3]), *sorted(tokens[1:3]), tokens[4]
     cached, write = cached // 2, min(write // 2, total - cached // 2)
     parts = (total - cached - write, cached, write, out)
-    exact = sum(Decimal(str(r)) * n for r, n in zip((fields["input"], fields["cache_read"], fields["cache_write"], fields["output"]), parts, strict=True))
+    exact = Decimal(0) + sum(
+        Decimal(str(r)) * n
+        for r, n in zip((fields["input"], fields["cache_read"], fields["cache_write"], fields["output"]), parts, strict=True)
+    )
     expected = int((exact * 1000).quantize(Decimal(1), ROUND_HALF_EVEN))
     book = PriceBook([entry])
-    assert priced(book, "acme-ai", "m", input_tokens=total, cached_input_tokens=cached, cache_write_tokens=write, output_tokens=out) == expected
+    assert (
+        priced(
+            book,
+            "acme-ai",
+            "m",
+            input_tokens=total,
+            cached_input_tokens=cached,
+            cache_write_tokens=write,
+            output_tokens=out,
+        )
+        == expected
+    )
 
 
 def test_the_newest_override_not_after_the_call_wins() -> None:
-    entries = [PriceEntry.model_validate({**NAMED, "input": p, "output": 0, "effective_from": t}) for t, p in ((100, 1), (200, 2))]
+    entries = [
+        PriceEntry.model_validate({**NAMED, "input": p, "output": 0, "effective_from": t}) for t, p in ((100, 1), (200, 2))
+    ]
     book = PriceBook(entries)
     usd = [priced(book, "acme-ai", "m", input_tokens=1_000_000, ts=ts) for ts in (100_000, 199_999, 200_000)]
     assert usd == [10**9, 10**9, 2 * 10**9]
@@ -98,7 +139,9 @@ def test_the_newest_override_not_after_the_call_wins() -> None:
 
 
 def test_a_service_tier_has_its_own_price() -> None:
-    entry = PriceEntry.model_validate({**NAMED, "input": 1, "output": 0, "effective_from": 0, "service_tiers": {"batch": 0.5}})
+    entry = PriceEntry.model_validate(
+        {**NAMED, "input": 1, "output": 0, "effective_from": 0, "service_tiers": {"batch": 0.5}}
+    )
     book = PriceBook([entry])
     assert [priced(book, "acme-ai", "m", input_tokens=10**6, tier=t) for t in (0, 1, 2)] == [10**9, 5 * 10**8, 10**9]
 

@@ -74,7 +74,17 @@ def play(stage: Stage, folder: Path) -> int:
         "BURNGUARD_WEBHOOK_ALLOW_HTTP": "true",
     }
     run = subprocess.Popen(
-        [BURNGUARD, "run", "--history", past, "--policy", HERE / "policy.yaml", "--ledger", folder / "ledger.sqlite", "-"],
+        [
+            BURNGUARD,
+            "run",
+            "--history",
+            past,
+            "--policy",
+            HERE / "policy.yaml",
+            "--ledger",
+            folder / "ledger.sqlite",
+            "-",
+        ],
         stdin=traffic.stdout,
         stdout=subprocess.PIPE,
         text=True,
@@ -103,7 +113,9 @@ def verdict(stage: Stage) -> int:
     steps = {"burn": burning, "alert": alert, "throttle": throttle, "falling spend": falling, "revert": revert}
     steps["resolve"] = resolved
     missing = [name for name, at in steps.items() if at < 0]
-    print(f"demo       {'not seen: ' + ', '.join(missing) if missing else 'alert, throttle, falling spend, revert: all seen'}")
+    print(
+        f"demo       {'not seen: ' + ', '.join(missing) if missing else 'alert, throttle, falling spend, revert: all seen'}"
+    )
     return 1 if missing or not alert <= throttle < revert < resolved else 0
 
 

@@ -99,7 +99,11 @@ def live(url: str) -> None:
                 if now - refused_since > GIVE_UP_S:
                     next_theft = float("inf")
         if now >= reported + 5:
-            print(f"traffic    stolen key: {burnt} calls let through, {refused} refused in 5 s", file=sys.stderr, flush=True)
+            print(
+                f"traffic    stolen key: {burnt} calls let through, {refused} refused in 5 s",
+                file=sys.stderr,
+                flush=True,
+            )
             reported, burnt, refused = now, 0, 0
         time.sleep(0.05)
 

@@ -1,0 +1,35 @@
+.DEFAULT_GOAL := help
+PY := .venv/bin
+export UV_PYTHON_DOWNLOADS := never
+
+help: ## what each target does
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+.venv/ready: requirements.lock pyproject.toml
+	python3 -m venv .venv
+	$(PY)/pip install --quiet uv
+	$(PY)/python -m uv pip install --quiet --python $(PY)/python --require-hashes -r requirements.lock
+	$(PY)/python -m uv pip install --quiet --python $(PY)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+setup: .venv/ready ## make .venv from the lock and install burnguard into it
+
+services: ## real parts that tests start themselves: none are needed yet
+	@echo "services: none are needed yet"
+
+check: setup ## format, lint, types and import rules, as CI runs them
+	$(PY)/ruff format --check .
+	$(PY)/ruff check .
+	$(PY)/mypy
+	$(PY)/lint-imports
+
+test: setup ## all tests
+	$(PY)/pytest -q
+
+demo: setup ## a stolen key burns, is noticed, throttled and released: about a minute and a half
+	$(PY)/python examples/demo/demo.py
+
+lock: ## write requirements.lock again from pyproject.toml
+	$(PY)/python -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --group dev pyproject.toml -o requirements.lock
+
+.PHONY: help setup services check test demo lock

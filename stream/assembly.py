@@ -1,0 +1,46 @@
+"""How the parts are put together: bytes -> decoder -> pipeline -> responder, the same for every source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from detectors.spend import SpendSpike
+from schemas.batch import SLICE, Ms
+from schemas.decode import Decoder
+from schemas.prices import PriceEntry
+from stream.dedupe import NEWEST_IDS, SeenIds
+from stream.pipeline import Output, Pipeline
+from stream.pricing import PriceBook
+from stream.responder import Responder
+
+AFTER_END: Ms = 15 * 60_000
+"""How far the clock moves on when a file has ended."""
+
+
+class Assembly:
+    """One partition: its decoder and its pipeline with every detector."""
+
+    def __init__(self, prices: Sequence[PriceEntry], dedupe: int = NEWEST_IDS) -> None:
+        self.decoder = Decoder()
+        self.pipeline = Pipeline(PriceBook(prices), self.decoder, [SpendSpike()], seen=SeenIds(dedupe))
+
+
+def respond(output: Output, responder: Responder, now: Ms | None, after: Callable[[Ms], None] = lambda now: None) -> None:
+    """Let the responder hear a step's signals and panes in time order.
+
+    `now` is wall time, None for a backtest, whose now is each pulse's clock; `after` is called behind every pane.
+    """
+    signals = iter(output.signals)
+    waiting = next(signals, None)
+    for pulse in output.pulses:
+        at = pulse.clock if now is None else now
+        due = []
+        while waiting is not None and waiting.at <= pulse.clock:
+            due.append(waiting)
+            waiting = next(signals, None)
+        if due:
+            responder.hear(due, at)
+        responder.pane(pulse.clock - SLICE, pulse.burning, at)
+        if now is None:
+            responder.tick(at)
+        after(at)

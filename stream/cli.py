@@ -1,0 +1,123 @@
+"""The command `burnguard`."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import click
+from pydantic import BaseModel
+
+from actions.ledger import Ledger
+from schemas.batch import NANO
+from schemas.directory import Directory
+from schemas.documents import DocumentError
+from schemas.policy import Policy
+from schemas.prices import PriceEntry, PriceList
+from stream.documents import read_document, recommended
+from stream.lab.backtest import backtest as replay
+from stream.responder import pull_switch
+from stream.run import Run, courier, wall
+from stream.settings import Settings, SettingsError
+
+M = TypeVar("M", bound=BaseModel)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+prices_option = click.option("--prices", type=FILE, help="Price overrides (prices.json) over the built-in price table.")
+directory_option = click.option("--directory", type=FILE, help="What you know of tenants and keys (JSON or YAML).")
+policy_option = click.option("--policy", type=FILE, help="What to do about incidents (YAML); else the recommended policy.")
+ledger_option = click.option(
+    "--ledger",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("burnguard.sqlite"),
+    show_default=True,
+    envvar="BURNGUARD_LEDGER",
+    help="Where incidents, orders and receipts are kept.",
+)
+
+
+@click.group()
+@click.version_option(package_name="burnguard")
+def main() -> None:
+    """Notice runaway LLM spend within seconds, act on it, and take the action back."""
+
+
+@main.command()
+@click.argument("source", type=click.Path(allow_dash=True), default="-")
+@click.option("--history", type=FILE, help="Read this NDJSON file first, for baselines; nothing in it is acted on.")
+@prices_option
+@directory_option
+@policy_option
+@ledger_option
+def run(
+    source: str, history: Path | None, prices: Path | None, directory: Path | None, policy: Path | None, ledger: Path
+) -> None:
+    """Follow usage events from SOURCE, an NDJSON file (.gz too) or - for standard input."""
+    try:
+        running = Run(_policy(policy), _directory(directory), _prices(prices), Settings(), ledger, click.echo)
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+    if history is not None:
+        running.learn(history)
+    asyncio.run(running.go(source))
+
+
+@main.command()
+@click.argument("source", type=FILE)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for alerts.jsonl.")
+@prices_option
+@directory_option
+@policy_option
+def backtest(source: Path, out: Path, prices: Path | None, directory: Path | None, policy: Path | None) -> None:
+    """Run SOURCE (NDJSON, .gz too) through the same pipeline in event time; nothing is sent."""
+    totals = replay(source, _prices(prices), _directory(directory), _policy(policy), out)
+    click.echo(f"calls        {totals.calls}")
+    click.echo(f"unique calls {totals.unique}")
+    click.echo(f"USD          {totals.usd // NANO}.{totals.usd % NANO:09d}")
+    click.echo(f"quarantined  {totals.quarantined}")
+    click.echo(f"alerts       {totals.alerts} in {out / 'alerts.jsonl'}")
+
+
+@main.group()
+def policy() -> None:
+    """Work on policies."""
+
+
+@policy.command()
+@click.argument("file", type=FILE)
+def check(file: Path) -> None:
+    """Say whether FILE is a valid policy; else where it is wrong and what is allowed."""
+    rules = _policy(file).rules
+    click.echo(f"{file}: {len(rules)} rules, {sum(rule.armed for rule in rules)} armed")
+
+
+@main.command()
+@click.option("--release", is_flag=True, help="Undo an earlier stop.")
+@ledger_option
+def stop(release: bool, ledger: Path) -> None:
+    """The kill switch: no new orders, every throttle taken back."""
+    if not ledger.exists():
+        raise click.ClickException(f"{ledger}: no such ledger; name the one that `burnguard run` uses with --ledger")
+    settings = Settings()
+    said = pull_switch(Ledger(f"sqlite:///{ledger}"), release, wall, partial(courier, settings), recommended())
+    click.echo(asyncio.run(said))
+
+
+def _policy(path: Path | None) -> Policy:
+    return recommended() if path is None else _read(path, Policy)
+
+
+def _directory(path: Path | None) -> Directory:
+    return Directory() if path is None else _read(path, Directory)
+
+
+def _prices(path: Path | None) -> list[PriceEntry]:
+    return [] if path is None else list(_read(path, PriceList).root)
+
+
+def _read(path: Path, model: type[M]) -> M:
+    try:
+        return read_document(path, model)
+    except DocumentError as error:
+        raise click.ClickException(str(error)) from error

@@ -1,0 +1,184 @@
+"""The responder: hears signals and panes, keeps the book, writes the ledger, hands out what is due."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Collection, Sequence
+
+from actions.context import in_context
+from actions.deliver import Courier
+from actions.incidents import REOPENS, Book, Changes
+from actions.ledger import Fate, Ledger
+from schemas.batch import Ms
+from schemas.directory import Directory
+from schemas.incidents import News
+from schemas.orders import Delivery, Order, Receipt
+from schemas.policy import Policy, Rule
+from schemas.signals import Signal
+
+STALE: Ms = 60_000
+"""A signal older than this is recorded, never acted on (A3)."""
+ALIVE: Ms = 8_000
+"""A responder whose heartbeat is older than this does not live."""
+TAKE_BACK_S = 30.0
+Failpoint = Callable[[str], None]
+
+
+def no_failpoint(name: str) -> None:
+    """Nothing fails on purpose in production."""
+
+
+class Responder:
+    """The one active responder of a ledger. Every step that changes something is one transaction.
+
+    `arming` says whether a rule's throttles may leave. Raises Deposed when another responder has taken the ledger.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        policy: Policy,
+        directory: Directory,
+        *,
+        arming: Callable[[Rule], bool],
+        jitter: random.Random,
+        now: Ms,
+        runbooks: str = "docs/runbooks/",
+        stale: Ms = STALE,
+        failpoint: Failpoint = no_failpoint,
+    ) -> None:
+        self._ledger = ledger
+        self._directory = directory
+        self._stale = stale
+        self._failpoint = failpoint
+        self._book = Book(policy, arming, jitter, runbooks)
+        ledger.take_epoch(now)
+        self._book.load(*ledger.load(now - REOPENS))
+        self._book.stopped = ledger.newest_happening() == "stop"
+
+    def hear(self, signals: Sequence[Signal], now: Ms) -> None:
+        """Decide about every signal that the ledger does not know yet."""
+        known = self._ledger.knows([signal.id for signal in signals])
+        decided: list[tuple[str, Ms, str | None, Fate]] = []
+        for signal in signals:
+            if signal.id in known:
+                continue
+            if signal.at < now - self._stale:
+                decided.append((signal.id, signal.at, None, "stale"))
+            else:
+                incident = self._book.observe(signal, in_context(signal, self._directory), now)
+                decided.append((signal.id, signal.at, incident, "decided"))
+        self._write("hear", decided)
+
+    def pane(self, start: Ms, burning: Collection[tuple[str, str]], now: Ms) -> None:
+        """A pane that began at `start` has closed; `burning` still burned in it."""
+        self._book.pane(start, burning, now)
+        self._write("pane")
+
+    def tick(self, now: Ms) -> None:
+        """Let leases end."""
+        self._book.tick(now)
+        self._write("tick")
+
+    def watch(self, now: Ms) -> None:
+        """Once a second while live: say that we live, and obey the kill switch."""
+        self._ledger.beat(now)
+        self._obey(now)
+
+    def take_all_back(self, now: Ms) -> None:
+        """Nobody will watch any more: revert what is out."""
+        self._book.take_all_back(now)
+        self._write("take back")
+
+    def out(self) -> list[Order]:
+        """Throttles that are out, or may be."""
+        return [o for o in self._book.orders.values() if o.action == "throttle" and o.state in ("sent", "applied")]
+
+    def due(self, now: Ms) -> list[Delivery]:
+        """What may be sent now."""
+        return self._book.due(now)
+
+    def claim(self, delivery: Delivery, now: Ms) -> bool:
+        """Write down an attempt before it is made. False: it must not be made (stopped, too late, taken over)."""
+        self._obey(now)
+        if delivery.done or not self._book.claim(delivery, now):
+            self._write("unclaimed")
+            return False
+        self._write("claim")
+        self._failpoint("before post")
+        return True
+
+    def settle(self, receipt: Receipt) -> None:
+        """Write down what became of an attempt."""
+        self._failpoint("after post")
+        self._book.settle(receipt)
+        self._write("settle", receipt=receipt)
+
+    def news(self) -> list[News]:
+        """What happened since the last time."""
+        news, self._book.news = self._book.news, []
+        return news
+
+    def _obey(self, now: Ms) -> None:
+        stopped = self._ledger.newest_happening() == "stop"
+        if stopped and not self._book.stopped:
+            self._book.stop(now)
+        elif self._book.stopped and not stopped:
+            self._book.release(now)
+        self._write("obey")
+
+    def _write(
+        self,
+        step: str,
+        decided: Sequence[tuple[str, Ms, str | None, Fate]] = (),
+        receipt: Receipt | None = None,
+    ) -> None:
+        changes = self._book.changes
+        if not changes and not decided and receipt is None:
+            return
+        self._failpoint(f"before {step}")
+        self._ledger.write(changes, decided, receipt)
+        self._book.changes = Changes()
+        self._failpoint(f"after {step}")
+
+
+def settle_in_shadow(responder: Responder, now: Ms) -> None:
+    """Delivery in a backtest: whatever is due leaves nowhere and is accepted at once."""
+    while due := responder.due(now):
+        for delivery in due:
+            if responder.claim(delivery, now):
+                responder.settle(Receipt(delivery.webhook_id, now, ok=True, retry=False, said="shadow"))
+
+
+async def pull_switch(
+    ledger: Ledger,
+    release: bool,
+    clock: Callable[[], Ms],
+    courier_of: Callable[[Responder], Courier | None],
+    policy: Policy,
+) -> str:
+    """`burnguard stop`: what was said is in the ledger at once; returns what came of it.
+
+    Where no responder lives, this takes the epoch and delivers the reverts itself.
+    """
+    ledger.happen("release" if release else "stop", clock())
+    if release:
+        return "released: orders may leave again"
+    beat = ledger.last_beat()
+    if beat is not None and clock() - beat < ALIVE:
+        return "stopped: the running responder takes every throttle back"
+    responder = Responder(ledger, policy, Directory(), arming=lambda rule: False, jitter=random.Random(), now=clock())
+    responder.take_all_back(clock())
+    orders = responder.out()
+    courier = courier_of(responder)
+    if not orders or courier is None:
+        still = f"; {len(orders)} throttles are out, set BURNGUARD_WEBHOOK_URL to take them back" if orders else ""
+        return f"stopped: no responder lives{still}"
+    async with courier:
+        until = clock() + round(TAKE_BACK_S * 1000)
+        while responder.out() and clock() < until:
+            courier.start_due()
+            await asyncio.sleep(0.1)
+    left = len(responder.out())
+    return f"stopped: no responder lives; took back {len(orders) - left} of {len(orders)} throttles itself"

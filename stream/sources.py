@@ -1,0 +1,114 @@
+"""Where usage events come from: NDJSON files (gzip too) and a live stream of bytes; and the clock of each."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from schemas.batch import ABSENT, I64, Batch, Ms
+from schemas.decode import Decoder, split
+from schemas.quarantine import Quarantined
+from stream.windows import NEVER
+
+BLOCK_BYTES = 4 << 20
+LONGEST_LINE = 64 << 20
+"""A line without an end is cut here; its pieces are quarantined as too long."""
+AROUND = 50
+"""Lines before and after a line whose median `ts` is its clock: 101 in all."""
+
+
+class LineReader:
+    """Blocks of bytes in, decoded batches out; a line may span blocks. Refused rows gather in `quarantined`."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.quarantined: list[Quarantined] = []
+        self.position = 0
+        self._decoder = decoder
+        self._rest = b""
+        self._line = 0
+
+    def read(self, block: bytes, clock: Ms = ABSENT) -> Batch:
+        """The calls of all lines that this block completes; `clock` is the time of receipt, ABSENT for a file."""
+        held = self._rest + block
+        end = len(held) if len(held) >= LONGEST_LINE else held.rfind(b"\n") + 1
+        self._rest = held[end:]
+        return self._decode(held[:end], clock)
+
+    def finish(self, clock: Ms = ABSENT) -> Batch:
+        """The last line, which may lack its newline."""
+        rest, self._rest = self._rest, b""
+        return self._decode(rest, clock)
+
+    def _decode(self, complete: bytes, clock: Ms) -> Batch:
+        lines = split(complete, self.position)
+        if clock != ABSENT:
+            lines = replace(lines, clock=np.full(len(lines.start), clock))
+        batch, refused = self._decoder.decode(lines, self._line)
+        self.quarantined += refused
+        self.position += len(complete)
+        self._line += complete.count(b"\n")
+        return batch
+
+
+class FileClock:
+    """Gives every call of a file its clock: `arrival_ts`, else the median `ts` of the 101 lines around it; never back.
+
+    It reads ahead: `feed` returns the rows whose 50 followers are known, `finish` the rest.
+    """
+
+    def __init__(self) -> None:
+        self._held: Batch | None = None
+        self._done = 0
+        self._clock: Ms = NEVER
+
+    def feed(self, batch: Batch) -> Batch:
+        self._held = batch if self._held is None else Batch.join(self._held, batch)
+        return self._emit(max(self._done, len(self._held) - AROUND))
+
+    def finish(self) -> Batch | None:
+        return None if self._held is None else self._emit(len(self._held))
+
+    def _emit(self, until: int) -> Batch:
+        assert self._held is not None
+        ready = self._held.rows(self._done, until)
+        clock = ready.clock
+        if (clock == ABSENT).any():
+            clock = np.where(clock == ABSENT, _medians(self._held.ts, self._done, until), clock)
+        if len(clock):
+            clock = np.maximum(np.maximum.accumulate(clock), self._clock)
+            self._clock = int(clock[-1])
+        keep = max(0, until - AROUND)
+        self._held = self._held.rows(keep, len(self._held))
+        self._done = until - keep
+        return replace(ready, clock=clock)
+
+
+def _medians(ts: I64, lo: int, hi: int) -> I64:
+    """The (lower) median of the values around each of rows lo..hi-1, fewer at the ends."""
+    out = np.empty(hi - lo, np.int64)
+    first, last = max(lo, AROUND), min(hi, len(ts) - AROUND)
+    for i in (*range(lo, min(first, hi)), *range(max(last, first, lo), hi)):
+        around = np.sort(ts[max(0, i - AROUND) : i + AROUND + 1])
+        out[i - lo] = around[(len(around) - 1) // 2]
+    for at in range(first, last, 16_384):
+        to = min(at + 16_384, last)
+        windows = sliding_window_view(ts[at - AROUND : to + AROUND], 2 * AROUND + 1)
+        out[at - lo : to - lo] = np.partition(windows, AROUND, axis=1)[:, AROUND]
+    return out
+
+
+def read_file(path: Path, reader: LineReader) -> Iterator[Batch]:
+    """All calls of an NDJSON file (`.gz`: gzip), with the file's clock. Raises OSError, gzip.BadGzipFile, EOFError."""
+    clock = FileClock()
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            yield clock.feed(reader.read(block))
+    yield clock.feed(reader.finish())
+    last = clock.finish()
+    if last is not None:
+        yield last
