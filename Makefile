@@ -10,6 +10,7 @@ help: ## what each target does
 	$(PY)/pip install --quiet uv
 	$(PY)/python -m uv pip install --quiet --python $(PY)/python --require-hashes -r requirements.lock
 	$(PY)/python -m uv pip install --quiet --python $(PY)/python --no-deps --no-build-isolation -e .
+	$(PY)/burnguard backtest examples/demo/one-call.ndjson --out .venv/first-run >/dev/null # compiles the kernels once
 	touch $@
 
 setup: .venv/ready ## make .venv from the lock and install burnguard into it

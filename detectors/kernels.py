@@ -17,6 +17,7 @@ COLUMNS = np.dtype(
         ("tenant", np.int32),
         ("open", np.bool_),
         ("burning", np.bool_),
+        ("weak", np.bool_),
         ("window", np.int8),
         ("fired", np.uint8),
         ("quiet", np.int8),
@@ -37,7 +38,7 @@ COLUMNS = np.dtype(
         ("raised", np.int64, 5),
     ]
 )
-"""One key as the money rule sees it, 338 bytes: money in nano-dollars, times in Ms, `expected` in nano-dollars a second.
+"""One key as the money rule sees it, 324 bytes: money in nano-dollars, times in Ms, `expected` in nano-dollars a second.
 
 `peak` is the highest window that ended before the previous block of its own length began, `before` and `now` the highest
 of the previous and of this block; `learnt` the decayed sum that the mean is made of; `hot` one bit per pane of a minute.
@@ -51,6 +52,8 @@ HOUR = 3_600_000.0
 RATIO = 2.0
 HOT = 50.0 * NANO / HOUR
 """Nano-dollars a millisecond over expected from which a pane counts as hot: $50/h, the least that makes a ticket."""
+FIRM = 2
+"""Hot panes from which a burn is more than one burst: an update says so at once, whenever the last one was."""
 QUIET_PANES = 6
 UPDATE_EVERY = 60_000
 
@@ -87,8 +90,11 @@ def judge_spend(rows, keys, tenants, ends, costs, guessed, windows, recent, gate
                 k.open = False
                 k.burning = False
                 verdict[i] = CLEAR
-            elif still and end - k.told >= UPDATE_EVERY and _burnt_last_minute(k, windows[i], gates):
+            elif still and (
+                (k.weak and _hot_panes(k) >= FIRM) or (end - k.told >= UPDATE_EVERY and _burnt_last_minute(k, windows[i], gates))
+            ):
                 k.told = end
+                k.weak = _hot_panes(k) < FIRM
                 verdict[i] = UPDATE
         elif fired != 0:
             w = 0
@@ -101,6 +107,7 @@ def judge_spend(rows, keys, tenants, ends, costs, guessed, windows, recent, gate
             k.quiet = 0
             k.started = end - SLICE
             k.told = end
+            k.weak = _hot_panes(k) < FIRM
             k.so_far = windows[i, w] - k.expected * WINDOWS[w] / 1000
             k.guessed = guessed[i] * k.so_far / max(costs[i], 1)
             verdict[i] = OPEN
@@ -175,6 +182,15 @@ def _raise_peak(k, w, seen, end, young, gate):  # type: ignore[no-untyped-def]
 def _burnt_last_minute(k, windows, gates):  # type: ignore[no-untyped-def]
     over = windows[0] - k.expected * WINDOWS[0] / 1000
     return over >= gates[k.window] * WINDOWS[0] / WINDOWS[k.window] / 2
+
+
+@njit(cache=True)
+def _hot_panes(k):  # type: ignore[no-untyped-def]
+    """How many of the last minute's panes were hot."""
+    count = 0
+    for bit in range(12):
+        count += (k.hot >> bit) & 1
+    return count
 
 
 @njit(cache=True)

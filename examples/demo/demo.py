@@ -23,7 +23,7 @@ class Stage:
     def __init__(self) -> None:
         self.began = time.monotonic()
         self.lines: list[str] = []
-        self.resolved = threading.Event()
+        self.ready, self.resolved = threading.Event(), threading.Event()
         self._lock = threading.Lock()
 
     def show(self, stream: object, prefix: str = "") -> threading.Thread:
@@ -34,6 +34,8 @@ class Stage:
                 with self._lock:
                     self.lines.append(prefix + raw.rstrip())
                     print(prefix + raw.rstrip(), flush=True)
+                if raw.startswith("history"):
+                    self.ready.set()
                 if "RESOLVED" in raw:
                     self.resolved.set()
 
@@ -64,35 +66,29 @@ def play(stage: Stage, folder: Path) -> int:
     assert receiver.stdout is not None
     url = receiver.stdout.readline().split()[-1].removesuffix("/hook")
     stage.show(receiver.stdout, "receiver   ")
-    traffic = subprocess.Popen(
-        [sys.executable, HERE / "traffic.py", "live", url], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
     environment = os.environ | {
         "BURNGUARD_WEBHOOK_URL": f"{url}/hook",
         "BURNGUARD_WEBHOOK_SECRET_FILE": str(secret),
         "BURNGUARD_WEBHOOK_ALLOW_NETWORKS": '["127.0.0.0/8"]',
         "BURNGUARD_WEBHOOK_ALLOW_HTTP": "true",
     }
+    ours, theirs = os.pipe()
     run = subprocess.Popen(
-        [
-            BURNGUARD,
-            "run",
-            "--history",
-            past,
-            "--policy",
-            HERE / "policy.yaml",
-            "--ledger",
-            folder / "ledger.sqlite",
-            "-",
-        ],
-        stdin=traffic.stdout,
+        [BURNGUARD, "run", "--history", past, "--policy", HERE / "policy.yaml", "--ledger", folder / "ledger.sqlite", "-"],
+        stdin=ours,
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
     )
+    told = stage.show(run.stdout)
+    stage.ready.wait(LIMIT_S / 2)
+    traffic = subprocess.Popen(
+        [sys.executable, HERE / "traffic.py", "live", url], stdout=theirs, stderr=subprocess.PIPE, text=True
+    )
+    os.close(ours)
+    os.close(theirs)
+    stage.show(traffic.stderr)
     try:
-        stage.show(os.fdopen(os.dup(traffic.stderr.fileno()), "r"))  # type: ignore[union-attr]  # a pipe, see above
-        told = stage.show(run.stdout)
         stage.resolved.wait(stage.began + LIMIT_S - 8 - time.monotonic())
         traffic.terminate()
         run.wait(timeout=max(1.0, stage.began + LIMIT_S - time.monotonic()))
