@@ -91,7 +91,8 @@ def judge_spend(rows, keys, tenants, ends, costs, guessed, windows, recent, gate
                 k.burning = False
                 verdict[i] = CLEAR
             elif still and (
-                (k.weak and _hot_panes(k) >= FIRM) or (end - k.told >= UPDATE_EVERY and _burnt_last_minute(k, windows[i], gates))
+                (k.weak and _hot_panes(k) >= FIRM)
+                or (end - k.told >= UPDATE_EVERY and _burnt_last_minute(k, windows[i], gates))
             ):
                 k.told = end
                 k.weak = _hot_panes(k) < FIRM
