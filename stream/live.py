@@ -58,7 +58,8 @@ class Stories:
             hours = (order.ended_at - order.applied_at) / 3_600_000
             story.stopped += story.usd_per_hour * order.strength * hours
         elif news.what == "throttle_applied":
-            story.usd_per_hour = news.incident.evidence.usd_per_hour
+            evidence = news.incident.evidence
+            story.usd_per_hour = evidence.usd_so_far * 3_600_000 / max(news.at - evidence.since, 1)
 
     def told(self) -> list[str]:
         """One line an incident."""
@@ -67,7 +68,7 @@ class Stories:
 
 @dataclass(slots=True)
 class Story:
-    """`stopped` assumes that the burn would have gone on at its last rate for as long as the throttle was on."""
+    """`stopped` assumes that the burn would have gone on at its mean rate for as long as the throttle was on."""
 
     incident: Incident
     usd_per_hour: float = 0.0
@@ -78,5 +79,5 @@ class Story:
         noticed = (i.opened_at - i.evidence.since) / 1000
         return (
             f"{i.kind} of {i.tenant}/{i.key_id}: noticed after {noticed:.0f} s, ${i.evidence.usd_so_far:,.2f} over normal"
-            f" spent, about ${self.stopped:,.2f} stopped (at the last rate, while throttled)"
+            f" spent, about ${self.stopped:,.2f} stopped (at its mean rate, while throttled)"
         )

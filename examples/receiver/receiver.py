@@ -13,6 +13,9 @@ from typing import Any
 from standardwebhooks import Webhook, WebhookVerificationError
 
 MAX_BODY = 64 * 1024
+REMEMBERED = 10_000
+"""Webhook ids and effects kept; orders are retried for at most a day."""
+Order = dict[str, Any]
 
 
 class Receiver(ThreadingHTTPServer):
@@ -22,9 +25,9 @@ class Receiver(ThreadingHTTPServer):
 
     def __init__(self, secret: str, port: int = 0) -> None:
         self.webhook = Webhook(secret)
-        self.known: set[str] = set()
+        self.known: dict[str, None] = {}
         self.newest: dict[tuple[str, str], int] = {}
-        self.throttles: dict[tuple[str, str], dict[str, Any]] = {}
+        self.throttles: dict[tuple[str, str], Order] = {}
         self.effects: list[tuple[str, str]] = []
         self.lock = threading.Lock()
         super().__init__(("127.0.0.1", port), Endpoint)
@@ -32,33 +35,62 @@ class Receiver(ThreadingHTTPServer):
 
     def take(self, body: bytes, headers: dict[str, str]) -> None:
         """Obey one order, once. Raises WebhookVerificationError or ValueError where it is not signed by our secret."""
-        order = self.webhook.verify(body, headers)
+        order = self.verified(body, headers)
         entity = (order["tenant"], order["key_id"])
         with self.lock:
-            if headers["webhook-id"] in self.known or order["sequence"] < self.newest.get(entity, 0):
+            if self.seen(headers["webhook-id"]) or order["sequence"] < self.newest.get(entity, 0):
                 return
-            self.known.add(headers["webhook-id"])
             self.newest[entity] = order["sequence"]
-            self.effects.append((order["verb"], order["order"]))
             if order["verb"] == "revert":
                 self.throttles.pop(entity, None)
             else:
                 self.throttles[entity] = order
-        print(f"{order['verb']} {order['action']} of {order['tenant']}/{order['key_id']}", flush=True)
+            self.tell(order["verb"], order)
 
-    def throttled(self) -> list[dict[str, Any]]:
-        """What is throttled now; a lease that is over counts for nothing, whoever forgot to revert it."""
+    def verified(self, body: bytes, headers: dict[str, str]) -> Order:
+        """The order, if the Standard Webhooks signature is ours and at most 5 min old."""
+        order: Order = self.webhook.verify(body, headers)
+        return order
+
+    def seen(self, webhook_id: str) -> bool:
+        """Whether it came before; it is remembered from now on."""
+        if webhook_id in self.known:
+            return True
+        self.known[webhook_id] = None
+        if len(self.known) > REMEMBERED:
+            del self.known[next(iter(self.known))]
+        return False
+
+    def over(self, order: Order) -> bool:
+        """Whether the lease has ended."""
+        return bool(order["expires_at"] <= time.time())
+
+    def service_actions(self) -> None:
+        """Lift what is over, whoever forgot to revert it; `serve_forever` calls this twice a second."""
         with self.lock:
-            live = [t for t in self.throttles.values() if t["expires_at"] > time.time()]
-            self.throttles = {(t["tenant"], t["key_id"]): t for t in live}
+            for entity in [e for e, order in self.throttles.items() if self.over(order)]:
+                self.tell("expire", self.throttles.pop(entity))
+
+    def tell(self, what: str, order: Order) -> None:
+        self.effects.append((what, order["order"]))
+        del self.effects[:-REMEMBERED]
+        print(f"{what} {order['action']} of {order['tenant']}/{order['key_id']}", flush=True)
+
+    def throttled(self) -> list[Order]:
+        """What is throttled now."""
+        self.service_actions()
+        with self.lock:
+            live = list(self.throttles.values())
         return [{n: t[n] for n in ("tenant", "key_id", "expires_at", "order")} | t["parameters"] for t in live]
 
 
 class Endpoint(BaseHTTPRequestHandler):
     server: Receiver
+    timeout = 10
 
     def do_POST(self) -> None:
-        length = int(self.headers.get("content-length", MAX_BODY + 1))
+        given = self.headers.get("content-length", "")
+        length = int(given) if given.isascii() and given.isdigit() and len(given) < 10 else MAX_BODY + 1
         if self.path != "/hook" or length > MAX_BODY:
             return self.send_error(404 if self.path != "/hook" else 413)
         try:
@@ -70,15 +102,16 @@ class Endpoint(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.answer(self.server.throttled()) if self.path == "/throttled" else self.send_error(404)
 
-    def answer(self, value: list[Any]) -> None:
+    def answer(self, value: list[Order]) -> None:
         body = json.dumps(value).encode()
         self.send_response(200)
+        self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Requests are not logged; what was done is printed by `take`."""
+        """Requests are not logged; what was done is printed by `tell`."""
 
 
 if __name__ == "__main__":
