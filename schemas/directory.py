@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    field_validator,
+    model_validator,
+)
 
-Text = Annotated[str, Field(min_length=1, max_length=1024)]
-EpochS = Annotated[float, Field(ge=0, le=4_102_444_800, allow_inf_nan=False)]
-Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+from schemas.usage import SHOWN, Name, Seconds
+
+Text = Annotated[str, Field(min_length=1, max_length=1024, pattern=SHOWN)]
+Money = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 
 
 def _zone(name: str) -> str:
@@ -21,17 +32,29 @@ def _zone(name: str) -> str:
     return name
 
 
+def _named(value: Any) -> Any:
+    return {"feature": value} if isinstance(value, str) else value
+
+
+def _refuse_twice(what: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{what} {name!r} is listed twice")
+        seen.add(name)
+
+
 class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, regex_engine="python-re")
 
 
 class Budget(_Closed):
     """A limit in dollars or tokens."""
 
     usd: Money | None = None
-    tokens: Annotated[int, Field(ge=0)] | None = None
+    tokens: Annotated[int, Field(strict=True, ge=0)] | None = None
     per: Literal["month", "week", "day"]
-    hard: bool = False
+    hard: StrictBool = False
 
     @model_validator(mode="after")
     def _one_unit(self) -> Budget:
@@ -52,41 +75,50 @@ class _Owned(_Closed):
 
 
 class Feature(_Owned):
-    """A feature of a key, where more than its name is known."""
+    """A feature of a key; its name alone is short for `{feature: name}`."""
 
-    feature: Text
+    feature: Name
 
 
 class Key(_Owned):
     """A key, never its secret. `replaces` names the key that it took over from."""
 
-    key_id: Text
+    key_id: Name
     role: Text | None = None
-    features: tuple[Text | Feature, ...] = ()
-    created_at: EpochS | None = None
-    replaces: Text | None = None
+    features: tuple[Annotated[Feature, BeforeValidator(_named)], ...] = ()
+    created_at: Seconds | None = None
+    replaces: Name | None = None
 
 
 class Tenant(_Owned):
     """A tenant and its keys."""
 
-    tenant: Text
+    tenant: Name
     plan: Text | None = None
-    created_at: EpochS | None = None
+    created_at: Seconds | None = None
     home_country: Text | None = None
     monthly_budget_usd: Money | None = None
     keys: tuple[Key, ...] = ()
 
+    @field_validator("keys")
+    @classmethod
+    def _keys_are_unique(cls, keys: tuple[Key, ...]) -> tuple[Key, ...]:
+        _refuse_twice("key", (key.key_id for key in keys))
+        return keys
+
 
 class DeclaredWindow(_Closed):
-    """A time in which odd traffic is expected, for one key or (without key_id) for the whole tenant."""
+    """A time in which odd traffic is expected, for one key or (without key_id) for the whole tenant.
+
+    The tenant need not be in the directory: a window may be declared before the tenant is.
+    """
 
     kind: Literal["deploy", "load_test", "maintenance"]
-    tenant: Text
-    key_id: Text | None = None
-    start_ts: EpochS
-    end_ts: EpochS
-    note: str | None = None
+    tenant: Name
+    key_id: Name | None = None
+    start_ts: Seconds
+    end_ts: Seconds
+    note: Text | None = None
 
     @model_validator(mode="after")
     def _ends_after_it_starts(self) -> DeclaredWindow:
@@ -102,13 +134,11 @@ class Directory(_Closed):
     declared_windows: tuple[DeclaredWindow, ...] = ()
     timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
 
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> Directory:
-        if len(self._tenants) < len(self.tenants):
-            raise ValueError("a tenant is listed twice")
-        if len(self._keys) < sum(len(tenant.keys) for tenant in self.tenants):
-            raise ValueError("a tenant lists a key twice")
-        return self
+    @field_validator("tenants")
+    @classmethod
+    def _tenants_are_unique(cls, tenants: tuple[Tenant, ...]) -> tuple[Tenant, ...]:
+        _refuse_twice("tenant", (tenant.tenant for tenant in tenants))
+        return tenants
 
     @cached_property
     def _tenants(self) -> dict[str, Tenant]:
@@ -117,6 +147,13 @@ class Directory(_Closed):
     @cached_property
     def _keys(self) -> dict[tuple[str, str], Key]:
         return {(tenant.tenant, key.key_id): key for tenant in self.tenants for key in tenant.keys}
+
+    @cached_property
+    def _windows(self) -> dict[str, list[DeclaredWindow]]:
+        windows: dict[str, list[DeclaredWindow]] = {}
+        for window in self.declared_windows:
+            windows.setdefault(window.tenant, []).append(window)
+        return windows
 
     def tenant(self, name: str) -> Tenant | None:
         """The tenant of that name."""
@@ -130,6 +167,6 @@ class Directory(_Closed):
         """The declared windows that cover this key at this time (epoch seconds)."""
         return tuple(
             window
-            for window in self.declared_windows
-            if window.tenant == tenant and window.key_id in (None, key_id) and window.start_ts <= at_s < window.end_ts
+            for window in self._windows.get(tenant, ())
+            if window.key_id in (None, key_id) and window.start_ts <= at_s < window.end_ts
         )

@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    field_validator,
+    model_validator,
+)
 
 from schemas.batch import Ms
 from schemas.signals import FAMILIES
@@ -27,7 +36,7 @@ def _kind(value: str) -> str:
 
 
 def _lease(value: Any) -> Ms:
-    found = re.fullmatch(r"(\d{1,6})([smh])", value) if isinstance(value, str) else None
+    found = re.fullmatch(r"([0-9]{1,6})([smh])", value) if isinstance(value, str) else None
     if found is None:
         raise ValueError("a lease is a number and s, m or h, such as 15m")
     lease = int(found[1]) * UNITS[found[2]]
@@ -40,15 +49,16 @@ class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Kinds = Annotated[tuple[Annotated[str, AfterValidator(_kind)], ...], Field(min_length=1), BeforeValidator(_listed)]
+Names = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed)]
 
 
 class Match(_Closed):
     """Which incidents: all conditions that are given must hold; severity and $/h over normal are at-least."""
 
-    kind: Annotated[tuple[Annotated[str, BeforeValidator(_kind)], ...], BeforeValidator(_listed)] | None = None
+    kind: Kinds | None = None
     severity: Severity | None = None
-    usd_per_hour: Annotated[float, Field(ge=0)] | None = None
+    usd_per_hour: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] | None = None
     tenant: Names | None = None
     key_id: Names | None = None
 
@@ -56,22 +66,27 @@ class Match(_Closed):
 class Throttle(_Closed):
     """Refuse `strength` of a key's calls (1 = all) for as long as the lease lasts."""
 
-    strength: float = Field(gt=0, le=1)
+    strength: float = Field(strict=True, gt=0, le=1)
     lease: Annotated[Ms, BeforeValidator(_lease)]
 
 
-class Step(_Closed):
-    """One thing to do: notify, or throttle."""
+class Notify(_Closed):
+    """Tell people."""
 
+
+class Step(_Closed):
+    """One thing to do, written `notify` or `throttle: {strength, lease}`."""
+
+    notify: Notify | None = None
     throttle: Throttle | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _read(cls, value: Any) -> Any:
+    def _is_one_action(cls, value: Any) -> Any:
         if value == "notify":
-            return {}
-        if not isinstance(value, dict) or not value:
-            raise ValueError("a step is notify or throttle: {strength, lease}")
+            return {"notify": {}}
+        if not isinstance(value, dict) or len(value) != 1 or None in value.values():
+            raise ValueError("a step is one of: notify; throttle: {strength, lease}")
         return value
 
     @property
@@ -85,7 +100,7 @@ class Rule(_Closed):
     name: str = Field(min_length=1, max_length=128)
     match: Match
     do: tuple[Step, ...] = Field(min_length=1)
-    armed: bool = False
+    armed: StrictBool = False
 
 
 class Policy(_Closed):
@@ -94,10 +109,11 @@ class Policy(_Closed):
     version: Literal[1]
     rules: tuple[Rule, ...] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> Policy:
-        names = [rule.name for rule in self.rules]
+    @field_validator("rules")
+    @classmethod
+    def _names_are_unique(cls, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+        names = [rule.name for rule in rules]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"two rules are named {twice!r}")
-        return self
+        return rules

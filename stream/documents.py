@@ -5,16 +5,18 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from schemas.documents import DocumentError, M, parse_document
+from schemas.documents import MAX_BYTES, DocumentError, M, parse_document
 from schemas.policy import Policy
 
 
 def read_document(path: Path, model: type[M]) -> M:
     """The document at `path` as `model`. Raises DocumentError, for an unreadable file too."""
     try:
-        return parse_document(path.read_bytes(), str(path), model)
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise DocumentError(f"{path}: {error.strerror}") from error
+    return parse_document(text, str(path), model)
 
 
 def recommended() -> Policy:

@@ -1,253 +1,278 @@
-"""Tokens to nano-dollars: price overrides over genai-prices, compiled once per model to a flat table."""
+"""Tokens to nano-dollars: price overrides over genai-prices, compiled once per model to one flat table."""
 
 from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
-from decimal import ROUND_HALF_EVEN, Decimal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
 
+import genai_prices
 import numpy as np
 from genai_prices import data_snapshot
-from genai_prices.types import ModelInfo, ModelPrice, Provider, StartDateConstraint, TieredPrices
+from genai_prices.types import ModelInfo, StartDateConstraint, TimeOfDateConstraint
+from numba import njit
 from numpy.typing import NDArray
 
 from detectors.base import Names
-from schemas.batch import ABSENT, I64, SERVICE_TIERS, Batch, Ms
+from schemas.batch import I64, SERVICE_TIERS, Batch, Ms
 from schemas.prices import PriceEntry
+from stream.rates import (
+    AUDIO_IN,
+    AUDIO_OUT,
+    CACHED,
+    FRESH,
+    OUTPUT,
+    REASONING,
+    REQUEST,
+    SEARCH,
+    WRITE,
+    WRITE_1H,
+    RateRow,
+    Steps,
+    dearest,
+    of_entry,
+    of_price,
+    prices_of,
+    told_by_tokens,
+)
 
-FRESH, CACHED, WRITE, WRITE_1H, OUTPUT, REASONING, AUDIO_IN, AUDIO_OUT = range(8)
-SEARCH, REQUEST = 8, 9
-FALLBACK = {
-    "input_mtok": None,
-    "cache_read_mtok": "input_mtok",
-    "cache_write_mtok": "input_mtok",
-    "cache_write_1h_mtok": "cache_write_mtok",
-    "output_mtok": None,
-    "output_reasoning_mtok": "output_mtok",
-    "input_audio_mtok": "input_mtok",
-    "output_audio_mtok": "output_mtok",
-    "web_searches_kcount": None,
-    "requests_kcount": None,
-}
-"""The library's price keys in the order of a rate row, and the key that stands in for one that a model lacks."""
-CONTEXTS: dict[str, dict[str, str] | None] = {
-    "standard": None,
-    "batch": {"processing": "batch", "service_tier": "batch"},
-    "flex": {"service_tier": "flex"},
-    "priority": {"service_tier": "priority"},
-}
-MINUTE: Ms = 60_000
-PICO_PER_NANO = 1_000
+CONTEXTS = {"standard": None, "batch": {"processing": "batch"}}
+"""What the library calls a service tier; the others by their own name under `service_tier`."""
+DAY: Ms = 86_400_000
+TIERS = len(SERVICE_TIERS)
+PREFIX_WORDS = 6
+"""Leading words of a name (`claude-opus-4-1`) that are tried to find its family."""
 
 
-class Sheet:
-    """One model's prices: when they change, and the rate rows per service tier and context length."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A model of the library; `native` where its own provider is asked, as only then its service tiers count."""
 
-    def __init__(self, starts: list[Ms] | None, guessed: bool) -> None:
-        self.starts = starts
-        self.guessed = guessed
-        self.rows: dict[tuple[int, int], tuple[I64, int]] = {}
+    model: ModelInfo
+    native: bool
+    guessed: bool
 
-    def version(self, ts: I64) -> I64:
-        """Which dated version holds for each call; prices by the hour of day get one version a minute."""
-        if self.starts is None:
-            return ts // MINUTE
-        return np.searchsorted(np.array(self.starts, np.int64), ts, side="right").astype(np.int64) - 1
+
+class Table:
+    """All sheets, flat. A sheet is one model's prices: dates x times of day x service tiers, then steps by context length.
+
+    Sheet s has `dates[first_date[s] : first_date[s + 1]]` (Ms, the first one 0) and `times`, alike (Ms of the UTC day).
+    Its cells begin at `first_cell[s]`; cell c has the steps `first_step[c] : first_step[c + 1]` of `lengths` and `rates`.
+    """
+
+    def __init__(self) -> None:
+        self.dates: I64 = np.empty(0, np.int64)
+        self.times: I64 = np.empty(0, np.int64)
+        self.first_date: I64 = np.zeros(1, np.int64)
+        self.first_time: I64 = np.zeros(1, np.int64)
+        self.first_cell: I64 = np.zeros(1, np.int64)
+        self.first_step: I64 = np.zeros(1, np.int64)
+        self.guessed: NDArray[np.bool_] = np.empty(0, np.bool_)
+        self.lengths: I64 = np.empty(0, np.int64)
+        self.rates: I64 = np.empty((0, REQUEST + 1), np.int64)
+
+    def add(self, dates: list[Ms], times: list[Ms], cells: list[tuple[Steps, bool]]) -> int:
+        """The new sheet's number."""
+        steps = [step for found, _ in cells for step in found]
+        self.dates = np.append(self.dates, dates)
+        self.times = np.append(self.times, times)
+        self.first_date = np.append(self.first_date, len(self.dates))
+        self.first_time = np.append(self.first_time, len(self.times))
+        self.first_cell = np.append(self.first_cell, self.first_cell[-1] + len(cells))
+        self.first_step = np.append(self.first_step, self.first_step[-1] + np.cumsum([len(found) for found, _ in cells]))
+        self.guessed = np.append(self.guessed, [guessed for _, guessed in cells])
+        self.lengths = np.append(self.lengths, [length for length, _ in steps])
+        self.rates = np.concatenate([self.rates, np.array([row for _, row in steps], np.int64)])
+        return len(self.first_cell) - 2
 
 
 class PriceBook:
     """What calls cost, exactly: int64 pico-dollars a token summed per call, then rounded half-even to nano-dollars.
 
     An override holds from its `effective_from` on for its provider and model (or, where the call names no provider, for
-    its model); else genai-prices decides. An unknown model costs the maximum of its family: the provider's models whose
-    name begins alike, else all of the provider's, else all models; `guessed` then says so.
+    its model); else genai-prices decides. `guessed` says that the price is not known: a model under a provider that the
+    library does not know costs what its maker takes; an unknown model, or one charged by something else than tokens, costs
+    the highest of every rate in its family: the provider's models that share the most leading words of its name, else
+    all of the provider's, else all models. That is never 0.
     """
 
     def __init__(self, overrides: Sequence[PriceEntry] = ()) -> None:
         self._library = data_snapshot.get_snapshot()
         self._overrides: dict[tuple[str, str], list[PriceEntry]] = {}
         for entry in sorted(overrides, key=lambda e: e.effective_from):
-            self._overrides.setdefault((entry.provider, entry.model), []).append(entry)
-            self._overrides.setdefault(("", entry.model), []).append(entry)
-        self._sheets: list[Sheet] = []
-        self._models: dict[int, ModelInfo | None] = {}
-        self._rates: I64 = np.zeros((0, 10), np.int64)
-        self._known: dict[tuple[int, ...], int] = {}
-        self._maxima: dict[str, tuple[int, ...]] = {}
-        text = "\n".join(entry.model_dump_json() for entry in overrides)
-        self.version = hashlib.blake2b(f"{self._library.providers!r}{text}".encode(), digest_size=8).hexdigest()
+            for provider in {entry.provider, ""}:
+                self._overrides.setdefault((provider, entry.model), []).append(entry)
+        self._table = Table()
+        self._sheets: I64 = np.empty(0, np.int64)
+        self._compiled: dict[tuple[object, ...], int] = {}
+        self._maxima: dict[tuple[str, str], RateRow | None] = {}
+        text = "\n".join([genai_prices.__version__, *(entry.model_dump_json() for entry in overrides)])
+        self.version = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def cost(self, batch: Batch, models: Names) -> tuple[I64, NDArray[np.bool_]]:
-        """Nano-dollars per call, and whether its model has no known price. `models[row]` is (provider, model)."""
-        for provider, model in models[len(self._sheets) :]:
-            self._sheets.append(self._sheet(len(self._sheets), provider, model))
-        rows = np.zeros(len(batch), np.int64)
-        guessed = np.zeros(len(batch), np.bool_)
-        groups = batch.model.astype(np.int64) * len(SERVICE_TIERS) + batch.tier
-        for group in np.unique(groups).tolist():
-            model, tier = divmod(group, len(SERVICE_TIERS))
-            mine = np.flatnonzero(groups == group)
-            sheet = self._sheets[model]
-            guessed[mine] = sheet.guessed
-            versions = sheet.version(batch.ts[mine])
-            for version in np.unique(versions).tolist():
-                calls = mine[versions == version]
-                lengths, first = self._rows_of(model, models[model], version, tier)
-                rows[calls] = first + np.searchsorted(lengths, batch.input_tokens[calls], side="left")
-        return _exact(batch, self._rates[rows]), guessed
+        """Nano-dollars per call, and whether its price is guessed. `models[row]` is (provider or "", model)."""
+        new = [self._sheet(provider, model) for provider, model in models[len(self._sheets) :]]
+        if new:
+            self._sheets = np.append(self._sheets, new)
+        table = self._table
+        cost, guessed = np.empty(len(batch), np.int64), np.empty(len(batch), np.bool_)
+        _price(
+            (table.dates, table.times, table.first_date, table.first_time, table.first_cell, table.first_step, table.lengths),
+            (table.rates, table.guessed, self._sheets),
+            (batch.ts, batch.model, batch.tier),
+            (batch.input_tokens, batch.cached_input_tokens, batch.cache_write_tokens, batch.cache_write_1h_tokens),
+            (batch.output_tokens, batch.reasoning_tokens, batch.audio_input_tokens, batch.audio_output_tokens),
+            batch.web_search_requests,
+            cost,
+            guessed,
+        )
+        return cost, guessed
 
-    def _sheet(self, row: int, provider: str, model: str) -> Sheet:
-        info = self._find(provider, model)
-        self._models[row] = info
-        dated = [round(e.effective_from * 1000) for e in self._entries(provider, model)]
-        if info is None:
-            return Sheet(dated, guessed=not dated)
-        if not isinstance(info.prices, ModelPrice):
-            for price in info.prices:
-                if isinstance(price.constraint, StartDateConstraint):
-                    day = price.constraint.start_date
-                    dated.append(round(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000))
-                elif price.constraint is not None:
-                    return Sheet(None, guessed=False)
-        for variant in info.price_variants or ():
-            if isinstance(variant.constraint, StartDateConstraint):
-                day = variant.constraint.start_date
-                dated.append(round(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000))
-            elif variant.constraint is not None:
-                return Sheet(None, guessed=False)
-        return Sheet(sorted(set(dated)), guessed=False)
+    def _sheet(self, provider: str, model: str) -> int:
+        """The sheet of a name; names that cost the same share one."""
+        entries = self._overrides.get((provider, model), [])
+        found = self._find(provider, model)
+        maximum = None if found else self._family_maximum(provider, model)
+        library = (id(found.model), found.native, found.guessed) if found else maximum
+        key = (library, *map(id, entries))
+        if key not in self._compiled:
+            self._compiled[key] = self._compile(entries, found, maximum)
+        return self._compiled[key]
 
-    def _rows_of(self, row: int, name: tuple[str, ...], version: int, tier: int) -> tuple[I64, int]:
-        """Context lengths above which the next rate row holds, and the first rate row."""
-        sheet = self._sheets[row]
-        found = sheet.rows.get((version, tier))
-        if found is None:
-            starts = sheet.starts
-            at = version * MINUTE if starts is None else starts[version] if version >= 0 else 0
-            lengths, rates = self._compile(row, name[0], name[1], at, SERVICE_TIERS[tier])
-            found = sheet.rows[version, tier] = np.array(lengths, np.int64), self._keep(rates)
-        return found
+    def _compile(self, entries: list[PriceEntry], found: Found | None, maximum: RateRow | None) -> int:
+        starts = [round(entry.effective_from * 1000) for entry in entries]
+        dates, times = _changes(found.model) if found else (set[Ms](), set[Ms]())
+        dates, times = {0, *dates, *starts}, {0, *times}
+        cells: list[tuple[Steps, bool]] = []
+        for date in sorted(dates):
+            newest = bisect_right(starts, date)
+            for at in sorted(times):
+                for tier in SERVICE_TIERS:
+                    if newest:
+                        cells.append((of_entry(entries[newest - 1], tier), False))
+                    elif found:
+                        cells.append((_of_library(found, date // DAY * DAY + at, tier), found.guessed))
+                    else:
+                        assert maximum is not None
+                        cells.append(([(-1, maximum)], True))
+        return self._table.add(sorted(dates), sorted(times), cells)
 
-    def _compile(self, row: int, provider: str, model: str, at: Ms, tier: str) -> tuple[list[int], list[tuple[int, ...]]]:
-        entries = self._entries(provider, model)
-        newest = bisect_right([round(e.effective_from * 1000) for e in entries], at)
-        if newest:
-            return [], [_of_entry(entries[newest - 1], tier)]
-        info = self._models[row]
-        if info is None:
-            return [], [self._family_maximum(provider, model)]
-        return _of_price(info.get_prices(datetime.fromtimestamp(at / 1000, UTC), CONTEXTS[tier]))
+    def _find(self, provider: str, model: str) -> Found | None:
+        for asked in (provider, "") if provider else ("",):
+            try:
+                owner, info = self._library.find_provider_model(model, None, asked or None, None)
+            except LookupError:
+                continue
+            if info.prices and all(map(told_by_tokens, prices_of(info))):
+                native = any(info is own for own in owner.models)
+                return Found(info, native, guessed=asked != provider)
+        return None
 
-    def _keep(self, rates: list[tuple[int, ...]]) -> int:
-        key = tuple(value for rate in rates for value in rate)
-        if key not in self._known:
-            self._known[key] = len(self._rates)
-            self._rates = np.concatenate([self._rates, np.array(rates, np.int64)])
-        return self._known[key]
-
-    def _entries(self, provider: str, model: str) -> list[PriceEntry]:
-        return self._overrides.get((provider, model), [])
-
-    def _find(self, provider: str, model: str) -> ModelInfo | None:
-        try:
-            return self._library.find_provider_model(model, None, provider or None, None)[1]
-        except LookupError:
-            return None
-
-    def _family_maximum(self, provider: str, model: str) -> tuple[int, ...]:
-        family = model.lower().split("/")[-1].split("-")[0]
-        mine = [p for p in self._library.providers if p.id == provider.lower()] or self._library.providers
-        key = f"{mine[0].id if len(mine) == 1 else ''}/{family}"
-        if key not in self._maxima:
-            alike = [m for m in _models(mine) if m.id.split("/")[-1].startswith(family)]
-            self._maxima[key] = _dearest(alike) or _dearest(_models(mine)) or _dearest(_models(self._library.providers))
-        return self._maxima[key]
+    def _family_maximum(self, provider: str, model: str) -> RateRow:
+        known = data_snapshot.find_provider_by_id(self._library.providers, provider) if provider else None
+        everyone = [m for p in self._library.providers for m in p.models]
+        mine = known.models if known else everyone
+        words = model.lower().split("/")[-1].split("-")[:PREFIX_WORDS]
+        for n in range(len(words), -1, -1):
+            prefix = "-".join(words[:n])
+            key = (known.id if known else "", prefix)
+            if key not in self._maxima:
+                self._maxima[key] = dearest(m for m in mine if m.id.lower().split("/")[-1].startswith(prefix))
+            if row := self._maxima[key]:
+                return row
+        row = dearest(everyone)
+        assert row is not None
+        return row
 
 
-def _models(providers: Iterable[Provider]) -> list[ModelInfo]:
-    return [model for provider in providers for model in provider.models]
+def _changes(model: ModelInfo) -> tuple[set[Ms], set[Ms]]:
+    """The dates (Ms) and the times of the UTC day (Ms) at which a model's prices change."""
+    dates: set[Ms] = set()
+    times: set[Ms] = set()
+    conditional = model.prices if isinstance(model.prices, list) else []
+    for constraint in [c.constraint for c in conditional] + [v.constraint for v in model.price_variants or ()]:
+        if isinstance(constraint, StartDateConstraint):
+            dates.add(round(datetime.combine(constraint.start_date, time(), UTC).timestamp() * 1000))
+        elif isinstance(constraint, TimeOfDateConstraint):
+            times |= {_time_of_day(constraint.start_time), _time_of_day(constraint.end_time)}
+    return dates, times
 
 
-def _dearest(models: list[ModelInfo]) -> tuple[int, ...]:
-    """The highest of every rate among text models; empty where none has a price."""
-    prices = [m.prices if isinstance(m.prices, ModelPrice) else m.prices[-1].prices for m in models if m.prices]
-    rows = [rate for price in prices if price.output_mtok is not None for rate in _of_price(price)[1]]
-    return tuple(max(column) for column in zip(*rows, strict=True)) if rows else ()
+def _time_of_day(at: time) -> Ms:
+    day = datetime.combine(datetime(1970, 1, 2, tzinfo=UTC), at)
+    moment = day if day.tzinfo else day.replace(tzinfo=UTC)
+    return round(moment.timestamp() * 1000) % DAY
 
 
-def _of_entry(entry: PriceEntry, tier: str) -> tuple[int, ...]:
-    factor = Decimal(str(entry.service_tiers.get(tier, 1)))  # type: ignore[call-overload]  # a str for a Literal key
-
-    def rate(*choices: float | None) -> int:
-        first = next(choice for choice in choices if choice is not None)
-        return _integer(Decimal(str(first)) * factor * 10**6)
-
-    write = rate(entry.cache_write, entry.input)
-    return (
-        rate(entry.input),
-        rate(entry.cache_read, entry.input),
-        write,
-        rate(entry.cache_write_1h, entry.cache_write, entry.input),
-        rate(entry.output),
-        rate(entry.output),
-        rate(entry.audio_input, entry.input),
-        rate(entry.audio_output, entry.output),
-        _integer(Decimal(str(entry.web_search or 0)) * 10**6),
-        0,
-    )
+def _of_library(found: Found, at: Ms, tier: str) -> Steps:
+    context = CONTEXTS.get(tier, {"service_tier": tier}) if found.native else None
+    return of_price(found.model.get_prices(datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=at), context))
 
 
-def _of_price(price: ModelPrice) -> tuple[list[int], list[tuple[int, ...]]]:
-    """Context lengths and one rate row per step: a tier's rate holds for all tokens of a call above its start."""
-    values: dict[str, Decimal | TieredPrices | None] = {}
-    for key, stand_in in FALLBACK.items():
-        own = getattr(price, key)
-        values[key] = own if own is not None or stand_in is None else values[stand_in]
-    lengths = sorted({tier.start for v in values.values() if isinstance(v, TieredPrices) for tier in v.tiers})
-    return lengths, [
-        tuple(_integer(_at_length(values[key], length) * 10**6) for key in FALLBACK) for length in [-1, *lengths]
-    ]
+@njit(cache=True)
+def _price(places, prices, which, inputs, outputs, searches, cost, guessed):  # type: ignore[no-untyped-def]
+    """The parts at their rates, nano- and pico-dollars apart, so that nothing overflows and one rounding is enough.
+
+    At most 2**31 tokens each way x 10**7 nano-dollars, 2**31 searches x 10**9, and 2**31 x 999 pico-dollars a part.
+    """
+    dates, times, first_date, first_time, first_cell, first_step, lengths = places
+    rates, cell_guessed, sheets = prices
+    ts, model, tier = which
+    input_all, cached_all, write_all, hour_all = inputs
+    output_all, reasoning_all, audio_in_all, audio_out_all = outputs
+    counts = np.zeros(REQUEST + 1, np.int64)
+    counts[REQUEST] = 1
+    for i in range(len(cost)):
+        sheet = sheets[model[i]]
+        date = first_date[sheet]
+        while date + 1 < first_date[sheet + 1] and dates[date + 1] <= ts[i]:
+            date += 1
+        clock = first_time[sheet]
+        while clock + 1 < first_time[sheet + 1] and times[clock + 1] <= ts[i] % DAY:
+            clock += 1
+        clocks = first_time[sheet + 1] - first_time[sheet]
+        at = (date - first_date[sheet]) * clocks + clock - first_time[sheet]
+        cell = first_cell[sheet] + at * TIERS + tier[i]
+        step = first_step[cell]
+        while step + 1 < first_step[cell + 1] and lengths[step + 1] < input_all[i]:
+            step += 1
+
+        cached = _known(cached_all[i])
+        hour = _known(hour_all[i])
+        write = max(_known(write_all[i]), hour)
+        fresh = _known(input_all[i] - cached - write)
+        audio_in = min(_known(audio_in_all[i]), fresh)
+        audio_out = _known(audio_out_all[i])
+        said = _known(output_all[i] - audio_out)
+        reasoning = min(_known(reasoning_all[i]), said)
+        counts[FRESH] = fresh - audio_in
+        counts[CACHED] = cached
+        counts[WRITE] = write - hour
+        counts[WRITE_1H] = hour
+        counts[OUTPUT] = said - reasoning
+        counts[REASONING] = reasoning
+        counts[AUDIO_IN] = audio_in
+        counts[AUDIO_OUT] = audio_out
+        counts[SEARCH] = _known(searches[i])
+
+        nano = np.int64(0)
+        pico = np.int64(0)
+        for part in range(REQUEST + 1):
+            if counts[part] > 0:
+                rate = rates[step, part]
+                nano += counts[part] * (rate // 1000)
+                pico += counts[part] * (rate % 1000)
+        nano += pico // 1000
+        rest = pico % 1000
+        if rest > 500 or (rest == 500 and nano % 2 == 1):
+            nano += 1
+        cost[i] = nano
+        guessed[i] = cell_guessed[cell]
 
 
-def _at_length(value: Decimal | TieredPrices | None, length: int) -> Decimal:
-    if isinstance(value, TieredPrices):
-        return next((tier.price for tier in reversed(value.tiers) if length >= tier.start), value.base)
-    return value or Decimal(0)
-
-
-def _integer(value: Decimal) -> int:
-    return int(value.quantize(Decimal(1), ROUND_HALF_EVEN))
-
-
-def _exact(batch: Batch, rates: I64) -> I64:
-    """Sum the parts in pico-dollars and round once. Rates are at most 10**10 pico-dollars a token of a known count."""
-
-    def known(column: NDArray[np.int32]) -> I64:
-        return np.where(column == ABSENT, 0, column).astype(np.int64)
-
-    cached, write, hour = (
-        known(c) for c in (batch.cached_input_tokens, batch.cache_write_tokens, batch.cache_write_1h_tokens)
-    )
-    fresh = batch.input_tokens.astype(np.int64) - cached - write
-    audio_in = np.minimum(known(batch.audio_input_tokens), fresh)
-    audio_out = known(batch.audio_output_tokens)
-    reasoning = np.minimum(known(batch.reasoning_tokens), batch.output_tokens - audio_out)
-    tokens = (
-        fresh - audio_in,
-        cached,
-        write - hour,
-        hour,
-        batch.output_tokens - audio_out - reasoning,
-        reasoning,
-        audio_in,
-        audio_out,
-    )
-    pico = np.zeros(len(batch), np.int64)
-    for part, count in enumerate(tokens):
-        pico += count * rates[:, part]
-    nano, rest = np.divmod(pico, PICO_PER_NANO)
-    nano += (rest > PICO_PER_NANO // 2) | ((rest == PICO_PER_NANO // 2) & (nano % 2 == 1))
-    nano += known(batch.web_search_requests) * rates[:, SEARCH] + rates[:, REQUEST]
-    return np.asarray(nano, np.int64)
+@njit(cache=True)
+def _known(count):  # type: ignore[no-untyped-def]
+    """An absent count adds nothing of its own: its tokens are priced as the total's."""
+    return np.int64(count) if count > 0 else np.int64(0)

@@ -14,7 +14,7 @@ from schemas.policy import Policy
 from schemas.signals import Contribution, Evidence, Phase, Signal, identity
 from stream.responder import Failpoint, Responder, no_failpoint
 
-T0: Ms = 1_800_000_000_000
+T0: Ms = 1_790_000_000_000
 KEY = ("acme", "key-1")
 ARMED = Policy.model_validate(
     {
@@ -134,9 +134,13 @@ class Story:
         for _ in range(seconds):
             self.second()
             if self.now % SLICE == 0:
-                at = (self.now - SLICE - T0) / 1000
-                self.responder.pane(self.now - SLICE, [KEY] if burns(at) else [], self.now)
-                self.deliver()
+                end = (self.now - T0) // 1000
+                self.pane(end, [KEY] if burns(end - SLICE / 1000) else [])
+
+    def pane(self, end: int, burning: list[tuple[str, str]]) -> None:
+        """The pane that ended `end` seconds after T0 has closed."""
+        self.responder.pane(T0 + end * 1000 - SLICE, burning, self.now)
+        self.deliver()
 
     def whats(self) -> list[str]:
         return [what for _, what in self.told]

@@ -49,7 +49,7 @@ def test_the_recommended_policy_is_valid_and_entirely_in_shadow() -> None:
             ("severity: page", "severty: page"),
             "policy.yaml:4: rules[0].match.severty: unknown name; allowed: kind, severity",
         ),
-        (("throttle:", "throtle:"), "policy.yaml:7: rules[0].do[1].throtle: unknown name; allowed: throttle"),
+        (("throttle:", "throtle:"), "policy.yaml:7: rules[0].do[1].throtle: unknown name; allowed: notify, throttle"),
         (("page", "panic"), "policy.yaml:4: rules[0].match.severity: Input should be 'notice', 'ticket' or 'page'"),
         (("spend_spike", "spike"), "unknown kind; allowed: spend_spike"),
         (
@@ -61,13 +61,27 @@ def test_the_recommended_policy_is_valid_and_entirely_in_shadow() -> None:
         (("0.9", "1.5"), "less than or equal to 1"),
         (("version: 1", "version: 2"), "policy.yaml:1: version: Input should be 1"),
         (("    armed: true", "    armed: true\n    armed: false"), "policy.yaml:9: 'armed' is given twice"),
-        (("- notify", "- shout"), "a step is notify or throttle"),
+        (("- notify", "- shout"), "policy.yaml:6: rules[0].do[0]: a step is one of: notify; throttle: {strength, lease}"),
+        (("- throttle: {strength: 0.9, lease: 15m}", "- throttle:"), "policy.yaml:7: rules[0].do[1]: a step is one of"),
+        (("armed: true", "armed: 'yes'"), "policy.yaml:8: rules[0].armed: Input should be a valid boolean"),
+        (("usd_per_hour: 500", "usd_per_hour: .inf"), "policy.yaml:4: rules[0].match.usd_per_hour: Input should be a finite"),
+        (("spend_spike", "[]"), "policy.yaml:4: rules[0].match.kind: Tuple should have at least 1 item"),
+        (("armed: true", "armed: 2026-13-45"), "policy.yaml:8: not a value: month must be in 1..12"),
         (("rules:", "rules: ["), "policy.yaml:3:"),
-        (("name: stop", "name: &a stop\n    note: *a"), "aliases are not allowed"),
+        (("name: stop", "name: &a stop\n    note: *a"), "policy.yaml:4: aliases are not allowed"),
     ],
 )
 def test_a_mistake_in_a_policy_is_named_with_its_line(change: tuple[str, str], says: str) -> None:
     assert says in refusal(POLICY.replace(*change))
+
+
+def test_one_mistake_in_a_rule_is_one_line() -> None:
+    assert len(refusal(POLICY.replace("page", "panic")).splitlines()) == 1
+
+
+def test_two_rules_of_one_name_are_refused() -> None:
+    twice = POLICY + POLICY.split("rules:\n")[1]
+    assert refusal(twice) == "policy.yaml:2: rules: two rules are named 'stop'"
 
 
 def test_not_utf8_and_empty_and_missing_files_are_refused(tmp_path: Path) -> None:
@@ -76,6 +90,25 @@ def test_not_utf8_and_empty_and_missing_files_are_refused(tmp_path: Path) -> Non
     assert "version: Field required" in refusal("")
     with pytest.raises(DocumentError, match="No such file"):
         read_document(tmp_path / "none.yaml", Policy)
+
+
+def test_a_file_over_the_size_cap_is_refused_before_it_is_read_whole(tmp_path: Path) -> None:
+    huge = tmp_path / "huge.json"
+    with huge.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(DocumentError, match="larger than 64 MiB"):
+        read_document(huge, Directory)
+
+
+@pytest.mark.parametrize("name", ["d.yaml", "d.json"])
+def test_a_document_nested_without_end_is_refused(name: str) -> None:
+    assert "nested too deeply" in refusal("[" * 100_000 + "]" * 100_000, Directory, name)
+
+
+def test_a_document_full_of_mistakes_shows_the_first_twenty() -> None:
+    lines = refusal("tenants:\n" + "- {tenant: a, x: 1}\n" * 50, Directory, "d.yaml").splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "d.yaml: and 30 more problems"
 
 
 def test_an_empty_directory_works() -> None:
@@ -92,8 +125,16 @@ def test_a_directory_is_looked_up_by_tenant_key_and_time() -> None:
     key = directory.key("acme", "k")
     assert key is not None
     assert key.role == "chat"
+    assert [feature.feature for feature in key.features] == ["search"]
     assert directory.key("other", "k") is None
     assert [bool(directory.windows_at("acme", "k", at)) for at in (9, 10, 19.9, 20)] == [False, True, True, False]
+
+
+def test_a_window_of_one_key_covers_no_other_and_its_tenant_may_be_unknown() -> None:
+    text = "declared_windows: [{kind: load_test, tenant: new, key_id: k, start_ts: 10, end_ts: 20}]"
+    directory = parse_document(text.encode(), "d.yaml", Directory)
+    assert directory.tenant("new") is None
+    assert [len(directory.windows_at("new", key, 15)) for key in ("k", "other")] == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +142,18 @@ def test_a_directory_is_looked_up_by_tenant_key_and_time() -> None:
     [
         ('{"tenants": [\n{"tenant": "a", "pln": "x"}]}', "d.json:2: tenants[0].pln: unknown name; allowed: "),
         ('{"timezone": "Mars/Olympus"}', "unknown timezone"),
-        ('{"tenants": [{"tenant": "a"}, {"tenant": "a"}]}', "listed twice"),
+        ('{"tenants": [{"tenant": "a"}, {"tenant": "a"}]}', "d.json:1: tenants: tenant 'a' is listed twice"),
+        (
+            '{"tenants": [{"tenant": "a",\n"keys": [{"key_id": "k"}, {"key_id": "k"}]}]}',
+            "d.json:2: tenants[0].keys: key 'k' is listed twice",
+        ),
+        ('{"timezone": "UTC",\n"timezone": "Europe/Berlin"}', "d.json:2: 'timezone' is given twice"),
+        ('{"tenants": [{"tenant": "a", "created_at": NaN}]}', "not a value: NaN"),
+        ('{"tenants": [\n{"tenant" "a"}]}', "d.json:2: Expecting ':' delimiter"),
+        (
+            '{"tenants": [{"tenant": "a", "keys": [{"key_id": "k", "features": [{"feature": "x",\n"ownr": "y"}]}]}]}',
+            "d.json:2: tenants[0].keys[0].features[0].ownr: unknown name; allowed: owner, contact",
+        ),
         ('{"declared_windows": [{"kind": "deploy", "tenant": "a", "start_ts": 2, "end_ts": 1}]}', "after start_ts"),
         ('{"tenants": ', "d.json"),
     ],

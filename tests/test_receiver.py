@@ -157,14 +157,6 @@ def test_a_body_over_the_cap_or_of_unknown_length_is_refused_unread() -> None:
         assert send(receiver, body()) == 200
 
 
-def test_the_ids_that_it_remembers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundled, "REMEMBERED", 3)
-    with serving() as receiver:
-        for n in range(10):
-            assert not receiver.seen(f"w{n}")
-        assert receiver.seen("w9") and not receiver.seen("w0")
-
-
 def test_the_program_says_its_address_first(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text(SECRET + "\n")

@@ -256,7 +256,7 @@ def whole_life(story: Story, at: list[str], nth: int, name: str) -> None:
             survive(story.hear, signal(T0 + 40_000, "update"))
         if second % 5 == 0:
             burning = [KEY] if 100 <= second <= 115 else []
-            survive(lambda s=second, b=burning: (story.responder.pane(T0 + s * 1000 - 5_000, b, story.now), story.deliver()))
+            survive(story.pane, second, burning)
 
 
 def test_killed_at_any_point_of_an_orders_life_it_neither_forgets_nor_repeats(tmp_path: Path) -> None:

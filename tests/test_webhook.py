@@ -69,32 +69,11 @@ async def test_a_signed_order_is_obeyed_once_and_an_older_one_never(receiver: Re
     assert not receiver.throttled()
 
 
-async def test_without_dedupe_the_same_order_has_two_effects(receiver: Receiver) -> None:
-    class Forgetful(set[str]):
-        def add(self, element: str) -> None:
-            return
-
-    receiver.known = Forgetful()
-    for _ in range(2):
-        await send(f"{receiver.url}/hook", delivery())
-    assert len(receiver.effects) == 2
-
-
-async def test_a_throttle_ends_by_itself_though_nobody_reverts(receiver: Receiver) -> None:
-    await send(f"{receiver.url}/hook", delivery(expires_in_s=0.2))
-    assert receiver.throttled()
-    await asyncio.sleep(0.25)
-    assert not receiver.throttled()
-
-
 async def test_a_forged_order_is_refused_and_either_of_two_secrets_will_do(receiver: Receiver) -> None:
     refused = await send(f"{receiver.url}/hook", delivery(), secrets=(OTHER,))
     assert (refused.ok, refused.retry, refused.said) == (False, False, "HTTP 401")
     assert not receiver.effects
     assert (await send(f"{receiver.url}/hook", delivery(), secrets=(OTHER, SECRET))).ok
-    receiver.webhook.verify = lambda data, headers: json.loads(data)  # type: ignore[method-assign, assignment]  # off
-    await send(f"{receiver.url}/hook", delivery(sequence=9, key_id="forged"), secrets=(OTHER,))
-    assert len(receiver.effects) == 2, "without the signature a forgery has an effect"
 
 
 def test_the_id_stays_and_the_timestamp_moves_between_attempts() -> None:
@@ -109,9 +88,11 @@ def test_the_id_stays_and_the_timestamp_moves_between_attempts() -> None:
 @pytest.mark.parametrize(
     "address",
     [
-        "127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "192.0.0.8",
-        "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fc00::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::",
-        "2001:0:a00:1::", "ff02::1",
+        "127.0.0.1",
+        "10.0.0.1", "172.16.0.1", "192.168.1.1",
+        "169.254.169.254", "100.64.0.1", "0.0.0.0", "192.0.0.8",
+        "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fc00::1", "::ffff:10.0.0.1", "64:ff9b::a00:1",
+        "2002:a00:1::", "2001:0:a00:1::", "ff02::1",
     ],
 )  # fmt: skip
 def test_no_webhook_goes_to_an_inner_address(address: str) -> None:
@@ -167,7 +148,7 @@ async def test_garbage_endless_and_silent_answers_end_in_time(odd: Any, monkeypa
             await answer.write(b"x" * 65536)
 
     async def silent(request: web.Request) -> web.StreamResponse:
-        await asyncio.sleep(30)
+        await asyncio.sleep(1)
         return web.Response()
 
     monkeypatch.setattr("actions.webhook.TIMEOUT_S", 0.3)
@@ -195,9 +176,11 @@ async def test_nobody_listening_is_a_failure_that_may_pass() -> None:
 @pytest.mark.parametrize(
     ("verb", "status", "ok", "retry"),
     [
-        ("apply", 200, True, False), ("apply", 204, True, False), ("apply", 302, False, False), ("apply", 400, False, False),
+        ("apply", 200, True, False), ("apply", 204, True, False),
+        ("apply", 302, False, False), ("apply", 400, False, False),
         ("apply", 404, False, False), ("apply", 410, False, False), ("apply", 429, False, True), ("apply", 500, False, True),
-        ("revert", 404, True, False), ("revert", 400, False, True), ("revert", 410, False, False), ("revert", 503, False, True),
+        ("revert", 404, True, False),
+        ("revert", 400, False, True), ("revert", 410, False, False), ("revert", 503, False, True),
     ],
 )  # fmt: skip
 def test_what_an_answer_means(verb: str, status: int, ok: bool, retry: bool) -> None:
@@ -216,7 +199,7 @@ async def test_a_receiver_that_hangs_for_one_key_holds_up_no_other(odd: Any) -> 
     async def picky(request: web.Request) -> web.StreamResponse:
         key = (await request.json())["key_id"]
         if key == "hangs":
-            await asyncio.sleep(10)
+            await asyncio.sleep(2)
         arrived.append(key)
         return web.Response()
 
@@ -240,7 +223,7 @@ async def test_a_receiver_that_hangs_for_one_key_holds_up_no_other(odd: Any) -> 
             courier.start_due()
             await asyncio.sleep(0.01)
     assert sorted(arrived) == ["a", "b"]
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 1.5
 
 
 async def test_answers_are_not_unpacked(odd: Any) -> None:

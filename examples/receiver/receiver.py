@@ -13,8 +13,6 @@ from typing import Any
 from standardwebhooks import Webhook, WebhookVerificationError
 
 MAX_BODY = 64 * 1024
-REMEMBERED = 10_000
-"""Webhook ids and effects kept; orders are retried for at most a day."""
 Order = dict[str, Any]
 
 
@@ -25,7 +23,7 @@ class Receiver(ThreadingHTTPServer):
 
     def __init__(self, secret: str, port: int = 0) -> None:
         self.webhook = Webhook(secret)
-        self.known: dict[str, None] = {}
+        self.known: set[str] = set()
         self.newest: dict[tuple[str, str], int] = {}
         self.throttles: dict[tuple[str, str], Order] = {}
         self.effects: list[tuple[str, str]] = []
@@ -53,13 +51,10 @@ class Receiver(ThreadingHTTPServer):
         return order
 
     def seen(self, webhook_id: str) -> bool:
-        """Whether it came before; it is remembered from now on."""
-        if webhook_id in self.known:
-            return True
-        self.known[webhook_id] = None
-        if len(self.known) > REMEMBERED:
-            del self.known[next(iter(self.known))]
-        return False
+        """Whether it came before; from now on it did."""
+        before = webhook_id in self.known
+        self.known.add(webhook_id)
+        return before
 
     def over(self, order: Order) -> bool:
         """Whether the lease has ended."""
@@ -73,7 +68,6 @@ class Receiver(ThreadingHTTPServer):
 
     def tell(self, what: str, order: Order) -> None:
         self.effects.append((what, order["order"]))
-        del self.effects[:-REMEMBERED]
         print(f"{what} {order['action']} of {order['tenant']}/{order['key_id']}", flush=True)
 
     def throttled(self) -> list[Order]:

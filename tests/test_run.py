@@ -1,0 +1,228 @@
+"""The command as its users meet it: backtest, run, policy check, stop."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actions.ledger import Ledger
+from examples.receiver.receiver import Receiver
+from schemas.batch import ABSENT, Batch
+from stream.cli import main
+from stream.sources import FileClock
+from tests.calls import T0, batch
+from tests.story import T0 as STORY_T0
+from tests.story import Story, signal
+
+PRICES = [{"provider": "p", "model": "m", "effective_from": 0, "input": 1.5, "output": 7.25, "unit": "USD per 1M tokens"}]
+POLICY = """version: 1
+rules:
+  - name: stop
+    match: {severity: page}
+    do:
+      - notify
+      - throttle: {strength: 0.9, lease: 30s}
+    armed: true
+"""
+BURN_AT, BURN_S = 4 * 3600, 300
+
+
+def burnguard(*arguments: str | Path, **environment: str) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments], env=environment)
+
+
+def event(n: int, ts: float, key: str, **more: Any) -> dict[str, Any]:
+    base = {"event_id": f"e{n}", "ts": ts, "tenant": "acme", "key_id": key, "provider": "p", "model": "m"}
+    return {**base, "input_tokens": 1000, "output_tokens": 100, **more}
+
+
+def history(burn: bool = True) -> list[dict[str, Any]]:
+    """Four calm hours of five keys; then one key spends $30 a minute for five minutes."""
+    rng = random.Random(7)
+    start = 1_780_000_000.0
+    calm = [event(n, start + n * 3.6 + rng.random(), f"key-{n % 5}") for n in range(4000)]
+    theft = [
+        event(10_000 + n, start + BURN_AT + n * 2, "key-1", output_tokens=137_931, input_tokens=0) for n in range(BURN_S // 2)
+    ]
+    return sorted(calm + (theft if burn else []), key=lambda e: float(e["ts"]))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    (tmp_path / "prices.json").write_text(json.dumps(PRICES))
+    (tmp_path / "calls.ndjson").write_text("".join(json.dumps(e) + "\n" for e in history()))
+    return tmp_path
+
+
+def test_a_backtest_finds_the_burn_and_its_totals_are_the_inputs(files: Path) -> None:
+    lines = (files / "calls.ndjson").read_text().splitlines(keepends=True)
+    lines[100:100] = ["{broken\n", lines[99], json.dumps(event(1, -1, "k")) + "\n"]
+    (files / "calls.ndjson").write_text("".join(lines))
+    said = burnguard("backtest", files / "calls.ndjson", "--prices", files / "prices.json", "--out", files / "out")
+    assert said.exit_code == 0, said.output
+    nano = sum(e["input_tokens"] * 1500 + e["output_tokens"] * 7250 for e in history())
+    assert f"calls        {len(history()) + 1}\n" in said.output
+    assert f"unique calls {len(history())}\n" in said.output
+    assert f"USD          {nano // 10**9}.{nano % 10**9:09d}\n" in said.output
+    assert "quarantined  2\n" in said.output
+    rows = [json.loads(row) for row in (files / "out/alerts.jsonl").read_text().splitlines()]
+    assert {(r["tenant"], r["key_id"], r["kind"]) for r in rows} == {("acme", "key-1", "spend_spike")}
+    assert [r["action"] for r in rows] == ["notify", "throttle"]
+    assert 0 < rows[0]["at"] - (1_780_000_000 + BURN_AT) <= 25
+    assert rows[1]["severity"] == "page"
+    quarantined = [json.loads(row) for row in (files / "out/quarantine.jsonl").read_text().splitlines()]
+    assert [(q["line"], q["field"]) for q in quarantined] == [(100, ""), (102, "ts")]
+
+
+def test_the_same_input_twice_gives_the_same_bytes_gzip_or_not(files: Path) -> None:
+    (files / "calls.ndjson.gz").write_bytes(gzip.compress((files / "calls.ndjson").read_bytes()))
+    outputs = []
+    for n, name in enumerate(("calls.ndjson", "calls.ndjson", "calls.ndjson.gz")):
+        out = files / f"out-{n}"
+        assert not burnguard("backtest", files / name, "--prices", files / "prices.json", "--out", out).exit_code
+        outputs.append((out / "alerts.jsonl").read_bytes())
+    assert outputs[0]
+    assert outputs[0] == outputs[1] == outputs[2]
+
+
+def test_calm_traffic_gives_no_alert(files: Path) -> None:
+    (files / "calm.ndjson").write_text("".join(json.dumps(e) + "\n" for e in history(burn=False)))
+    assert not burnguard("backtest", files / "calm.ndjson", "--prices", files / "prices.json", "--out", files / "o").exit_code
+    assert not (files / "o/alerts.jsonl").read_bytes()
+
+
+def test_an_old_file_is_recorded_and_not_acted_on(files: Path) -> None:
+    said = burnguard("run", files / "calls.ndjson", "--prices", files / "prices.json", "--ledger", files / "l.sqlite")
+    assert said.exit_code == 0, said.output
+    assert "summary    4150 calls" in said.output
+    assert "NOTIFY" not in said.output
+
+
+def test_mistakes_are_said_without_a_traceback(files: Path) -> None:
+    (files / "bad.yaml").write_text("version: 1\nrules:\n  - name: a\n    mach: {}\n    do: [notify]\n")
+    for arguments in (("policy", "check", files / "bad.yaml"), ("run", "--policy", files / "bad.yaml")):
+        said = burnguard(*arguments)
+        assert said.exit_code == 1
+        assert "bad.yaml:4: rules[0].mach: unknown name; allowed: name, match, do, armed" in said.output
+    good = "version: 1\nrules: [{name: a, match: {}, do: [{throttle: {strength: 1, lease: 20s}}], armed: true}]\n"
+    (files / "good.yaml").write_text(good)
+    assert "1 rules, 1 armed" in burnguard("policy", "check", files / "good.yaml").output
+    said = burnguard("run", "--policy", files / "good.yaml", "--ledger", files / "l.sqlite")
+    assert "rule a is armed, but BURNGUARD_WEBHOOK_URL is not set" in said.output
+    assert "no such ledger" in burnguard("stop", "--ledger", files / "none.sqlite").output
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    server = Receiver("whsec_" + "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def live(receiver: Receiver, folder: Path) -> dict[str, str]:
+    (folder / "secret").write_text("whsec_" + "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0")
+    return {
+        "BURNGUARD_WEBHOOK_URL": f"{receiver.url}/hook",
+        "BURNGUARD_WEBHOOK_SECRET_FILE": str(folder / "secret"),
+        "BURNGUARD_WEBHOOK_ALLOW_NETWORKS": '["127.0.0.0/8"]',
+        "BURNGUARD_WEBHOOK_ALLOW_HTTP": "true",
+    }
+
+
+def test_stop_takes_throttles_back_itself_where_no_responder_lives(receiver: Receiver, tmp_path: Path) -> None:
+    story = Story(tmp_path / "l.sqlite")
+    story.hear(signal(STORY_T0))
+    assert story.hook.throttled
+    story.ledger.close()
+    said = burnguard("stop", "--ledger", tmp_path / "l.sqlite", **live(receiver, tmp_path))
+    assert "took back 1 of 1 throttles itself" in said.output
+    assert [verb for verb, _ in receiver.effects] == ["revert"]
+    assert "released" in burnguard("stop", "--release", "--ledger", tmp_path / "l.sqlite").output
+
+
+def test_a_burn_on_standard_input_is_throttled_though_the_process_is_killed_in_between(
+    receiver: Receiver, files: Path
+) -> None:
+    (files / "policy.yaml").write_text(POLICY)
+    ledger = files / "l.sqlite"
+    past = [{**e, "ts": e["ts"] - 1_780_000_000 + time.time() - BURN_AT - 60} for e in history(burn=False)]
+    (files / "past.ndjson").write_text("".join(json.dumps(e) + "\n" for e in past))
+    command = [sys.executable, "-c", "from stream.cli import main; main()", "run", "--history", str(files / "past.ndjson")]
+    command += ["--prices", str(files / "prices.json"), "--policy", str(files / "policy.yaml"), "--ledger", str(ledger), "-"]
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**live(receiver, files), "PATH": "/usr/bin"},
+        )
+
+    def burn(process: subprocess.Popen[str], until: Any, seconds: float) -> None:
+        assert process.stdin is not None
+        deadline = time.monotonic() + seconds
+        while not until() and time.monotonic() < deadline:
+            process.stdin.write(json.dumps(event(time.time_ns(), time.time(), "key-1", output_tokens=150_000)) + "\n")
+            process.stdin.flush()
+            time.sleep(0.5)
+        assert until()
+
+    first = start()
+    assert first.stdout is not None
+    assert "history" in first.stdout.readline()
+    burn(first, lambda: receiver.throttled(), 40)
+    first.kill()
+    first.wait()
+    first.stdin.close()  # type: ignore[union-attr]  # a pipe, see above
+    first.stdout.close()
+    second = start()
+    said, _ = second.communicate("")
+    assert [verb for verb, _ in receiver.effects] == ["apply", "revert"], said
+    assert len({order for _, order in receiver.effects}) == 1
+    assert not receiver.throttled()
+    assert "REVERTED" in said
+    assert Ledger(f"sqlite:///{ledger}").newest_happening() is None
+
+
+def clocked(calls: Batch, cuts: list[int]) -> list[int]:
+    clock = FileClock()
+    out: list[int] = []
+    for lo, hi in zip([0, *cuts], [*cuts, len(calls)], strict=True):
+        out += clock.feed(calls.rows(lo, hi)).clock.tolist()
+    last = clock.finish()
+    return out + (last.clock.tolist() if last is not None else [])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.booleans()), min_size=1, max_size=260), st.data())
+def test_a_files_clock_is_its_arrival_or_the_running_median_wherever_it_is_cut(
+    rows: list[tuple[int, bool]], data: st.DataObject
+) -> None:
+    calls = batch([(ABSENT - T0 if unknown else at + 100, at, 1, 0.0) for at, unknown in rows])
+    ts, newest, truth = calls.ts.tolist(), -(2**62), []
+    for i, (at, unknown) in enumerate(rows):
+        around = sorted(ts[max(0, i - 50) : i + 51])
+        newest = max(newest, around[(len(around) - 1) // 2] if unknown else T0 + at + 100)
+        truth.append(newest)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(rows)), max_size=4)))
+    assert clocked(calls, cuts) == truth
+    assert np.all(np.diff(truth) >= 0)
