@@ -33,8 +33,8 @@ def _type(name: str) -> Any:
     return Annotated[number, msgspec.Meta(ge=bound["minimum"], le=bound["maximum"])]
 
 
-_Call = msgspec.defstruct(
-    "_Call",
+Call = msgspec.defstruct(
+    "Call",
     [
         (name, _type(name)) if field.is_required() else (name, _type(name) | None, None)
         for name, field in UsageEvent.model_fields.items()
@@ -69,7 +69,7 @@ def parse(line: bytes) -> dict[str, Any]:
 def convert(event: dict[str, Any]) -> Any:
     """The call that an object describes. Raises Refused with pydantic's reason, which never holds a value."""
     try:
-        return msgspec.convert(event, _Call, strict=True)
+        return msgspec.convert(event, Call, strict=True)
     except (msgspec.ValidationError, OverflowError) as refusal:
         raise why_refused(event) from refusal
 

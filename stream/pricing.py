@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from detectors.base import Names
 from schemas.batch import I64, SERVICE_TIERS, Batch, Ms
 from schemas.prices import PriceEntry
+from stream.families import family_maximum
 from stream.rates import (
     AUDIO_IN,
     AUDIO_OUT,
@@ -31,7 +32,6 @@ from stream.rates import (
     WRITE_1H,
     RateRow,
     Steps,
-    dearest,
     of_entry,
     of_price,
     prices_of,
@@ -42,8 +42,6 @@ CONTEXTS = {"standard": None, "batch": {"processing": "batch"}}
 """What the library calls a service tier; the others by their own name under `service_tier`."""
 DAY: Ms = 86_400_000
 TIERS = len(SERVICE_TIERS)
-PREFIX_WORDS = 6
-"""Leading words of a name (`claude-opus-4-1`) that are tried to find its family."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +90,10 @@ class PriceBook:
     """What calls cost, exactly: int64 pico-dollars a token summed per call, then rounded half-even to nano-dollars.
 
     An override holds from its `effective_from` on for its provider and model (or, where the call names no provider, for
-    its model); else genai-prices decides. `guessed` says that the price is not known: a model under a provider that the
-    library does not know costs what its maker takes; an unknown model, or one charged by something else than tokens, costs
-    the highest of every rate in its family: the provider's models that share the most leading words of its name, else
-    all of the provider's, else all models. That is never 0.
+    its model); else genai-prices decides. `guessed` says that the price is not known: a model that the library knows, but
+    not from this provider, costs what its maker takes; an unknown model, or one charged by something else than tokens,
+    costs the highest of every rate in its family: the provider's models that share the most leading words of its name
+    (`gpt`, `claude-opus`), in the end all of them, and all models' where the provider is unknown. A guess is never 0.
     """
 
     def __init__(self, overrides: Sequence[PriceEntry] = ()) -> None:
@@ -107,7 +105,6 @@ class PriceBook:
         self._table = Table()
         self._sheets: I64 = np.empty(0, np.int64)
         self._compiled: dict[tuple[object, ...], int] = {}
-        self._maxima: dict[tuple[str, str], RateRow | None] = {}
         text = "\n".join([genai_prices.__version__, *(entry.model_dump_json() for entry in overrides)])
         self.version = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
@@ -134,7 +131,7 @@ class PriceBook:
         """The sheet of a name; names that cost the same share one."""
         entries = self._overrides.get((provider, model), [])
         found = self._find(provider, model)
-        maximum = None if found else self._family_maximum(provider, model)
+        maximum = None if found else family_maximum(provider, model)
         library = (id(found.model), found.native, found.guessed) if found else maximum
         key = (library, *map(id, entries))
         if key not in self._compiled:
@@ -165,26 +162,10 @@ class PriceBook:
                 owner, info = self._library.find_provider_model(model, None, asked or None, None)
             except LookupError:
                 continue
-            if info.prices and all(map(told_by_tokens, prices_of(info))):
-                native = any(info is own for own in owner.models)
-                return Found(info, native, guessed=asked != provider)
+            prices, guessed = prices_of(info), asked != provider
+            if prices and all(told_by_tokens(p) and (p.input_mtok or not guessed) for p in prices):
+                return Found(info, any(info is own for own in owner.models), guessed)
         return None
-
-    def _family_maximum(self, provider: str, model: str) -> RateRow:
-        known = data_snapshot.find_provider_by_id(self._library.providers, provider) if provider else None
-        everyone = [m for p in self._library.providers for m in p.models]
-        mine = known.models if known else everyone
-        words = model.lower().split("/")[-1].split("-")[:PREFIX_WORDS]
-        for n in range(len(words), -1, -1):
-            prefix = "-".join(words[:n])
-            key = (known.id if known else "", prefix)
-            if key not in self._maxima:
-                self._maxima[key] = dearest(m for m in mine if m.id.lower().split("/")[-1].startswith(prefix))
-            if row := self._maxima[key]:
-                return row
-        row = dearest(everyone)
-        assert row is not None
-        return row
 
 
 def _changes(model: ModelInfo) -> tuple[set[Ms], set[Ms]]:
@@ -226,9 +207,9 @@ def _price(places, prices, which, inputs, outputs, searches, cost, guessed):  # 
     counts[REQUEST] = 1
     for i in range(len(cost)):
         sheet = sheets[model[i]]
-        date = first_date[sheet]
-        while date + 1 < first_date[sheet + 1] and dates[date + 1] <= ts[i]:
-            date += 1
+        date = first_date[sheet + 1] - 1
+        while date > first_date[sheet] and dates[date] > ts[i]:
+            date -= 1
         clock = first_time[sheet]
         while clock + 1 < first_time[sheet + 1] and times[clock + 1] <= ts[i] % DAY:
             clock += 1

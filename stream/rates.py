@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from decimal import ROUND_HALF_EVEN, Decimal
 
 from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
@@ -76,13 +75,6 @@ def told_by_tokens(price: ModelPrice) -> bool:
 def prices_of(model: ModelInfo) -> list[ModelPrice]:
     """Every standard price that a model ever has, whatever the date."""
     return [model.prices] if isinstance(model.prices, ModelPrice) else [dated.prices for dated in model.prices]
-
-
-def dearest(models: Iterable[ModelInfo]) -> RateRow | None:
-    """The highest of every rate among the models that write text for money; None where there are none."""
-    prices = [price for model in models for price in prices_of(model) if price.output_mtok is not None]
-    rows = [row for price in prices for _, row in of_price(price) if row[FRESH] and row[OUTPUT]]
-    return tuple(max(column) for column in zip(*rows, strict=True)) if rows else None
 
 
 def _pico(key: str, value: Decimal | TieredPrices | None, length: int) -> int:
