@@ -49,6 +49,8 @@ YOUNG = SETTLED_PANES * 60_000
 WEEK = 7 * 86_400_000.0
 HALF_LIFE = 30 * 86_400_000.0
 HOUR = 3_600_000.0
+OPEN_HOURS = 6.0
+"""While an episode is open its key's highest window may double in so many hours, else in one."""
 RATIO = 2.0
 HOT = 50.0 * NANO / HOUR
 """Nano-dollars a millisecond over expected from which a pane counts as hot: $50/h, the least that makes a ticket."""
@@ -81,7 +83,8 @@ def judge_spend(rows, keys, tenants, ends, costs, guessed, windows, recent, gate
         if k.open:
             half_gate = gates[k.window] / WINDOWS[k.window] / 2
             k.burning = over >= half_gate * SLICE
-            still = recent[i, k.window] - k.expected * RECENT[k.window] / 1000 >= half_gate * RECENT[k.window]
+            short = recent[i, k.window] - k.expected * RECENT[k.window] / 1000
+            still = short >= half_gate * RECENT[k.window] and windows[i, k.window] > k.bar[k.window]
             k.quiet = 0 if still else k.quiet + 1
             k.so_far += over
             k.guessed += guessed[i]
@@ -173,7 +176,8 @@ def _raise_peak(k, w, seen, end, young, gate):  # type: ignore[no-untyped-def]
     if seen <= k.peak[w]:
         return
     if not young:
-        seen = min(seen, max(k.peak[w] * 2.0 ** min((end - k.raised[w]) / HOUR, 1.0), gate / 4))
+        doubling = OPEN_HOURS * HOUR if k.open else HOUR
+        seen = min(seen, max(k.peak[w] * 2.0 ** min((end - k.raised[w]) / doubling, 1.0), gate / 4))
     if seen > k.peak[w]:
         k.peak[w] = seen
         k.raised[w] = end
@@ -199,9 +203,7 @@ def _learn(k, end, young, cost, windows, gates):  # type: ignore[no-untyped-def]
     for w in range(len(WINDOWS)):
         k.now[w] = max(k.now[w], windows[w])
     learn = np.float64(cost)
-    if k.open:
-        learn = min(learn, 2 * k.expected * SLICE / 1000)
-    elif not young:
-        learn = min(learn, max(k.peak[0], gates[0] / 12))
+    if not young:
+        learn = min(learn, 2 * k.expected * SLICE / 1000 if k.open else max(k.peak[0], gates[0] / 12))
     k.learnt = k.learnt * math.exp(-SLICE / WEEK) + learn
     k.last = end

@@ -24,7 +24,8 @@ class SpendSpike:
     expected, and more than twice its own highest earlier such window, and still does in the twelfth of that window.
     A young key (known for under 150 minutes) is held against ten times its tenant's median key instead, and the signal
     says that it is learning. Clears after six 5-s panes below half the gate. The mean decays over a week, the highest
-    window with a half-life of 30 days; it may at most double per hour, so that a new normal is accepted slowly.
+    window with a half-life of 30 days; it may at most double per hour, per six hours while an episode is open, so that a
+    new normal is accepted slowly (the episode then clears) and an attack is not.
 
     Money rule: measured in docs/detection.md section 0; short windows: Beyer et al., The Site Reliability Workbook, ch. 5.
 
