@@ -132,7 +132,7 @@ def _fired(k, end, young, over, windows, recent, gates, bars):  # type: ignore[n
     """Bit w is set where window w breaks the money rule, and its twelfth and this very pane still burn at half its gate."""
     fired = 0
     for w in range(len(WINDOWS)):
-        _roll(k, w, end, young, gates[w])
+        _roll(k, w, end)
         k.bar[w] = bars[w] if young else RATIO * _highest(k, w, end)
         excess = windows[w] - k.expected * WINDOWS[w] / 1000
         short = recent[w] - k.expected * RECENT[w] / 1000
@@ -155,32 +155,27 @@ def _highest(k, w, end):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _roll(k, w, end, young, gate):  # type: ignore[no-untyped-def]
-    """Move what an older block saw into the peak: at most double per hour once the key is settled."""
+def _roll(k, w, end):  # type: ignore[no-untyped-def]
+    """Move what an older block saw into the peak."""
     block = end // WINDOWS[w]
     blocks = block - k.block[w]
     if blocks <= 0:
         return
     k.peak[w] *= 0.5 ** (blocks * WINDOWS[w] / HALF_LIFE)
-    _raise_peak(k, w, k.before[w], end, young, gate)
-    k.before[w] = k.now[w]
-    if blocks > 1:
-        _raise_peak(k, w, k.before[w], end, young, gate)
-        k.before[w] = 0.0
+    older = max(k.before[w], k.now[w]) if blocks > 1 else k.before[w]
+    if older > k.peak[w]:
+        k.peak[w] = older
+        k.raised[w] = end
+    k.before[w] = 0.0 if blocks > 1 else k.now[w]
     k.now[w] = 0.0
     k.block[w] = block
 
 
 @njit(cache=True)
-def _raise_peak(k, w, seen, end, young, gate):  # type: ignore[no-untyped-def]
-    if seen <= k.peak[w]:
-        return
-    if not young:
-        doubling = OPEN_HOURS * HOUR if k.open else HOUR
-        seen = min(seen, max(k.peak[w] * 2.0 ** min((end - k.raised[w]) / doubling, 1.0), gate / 4))
-    if seen > k.peak[w]:
-        k.peak[w] = seen
-        k.raised[w] = end
+def _believed(k, w, end, seen, gate):  # type: ignore[no-untyped-def]
+    """As much of a settled key's window as may be learnt now: the peak may at most double in a given time."""
+    doubling = OPEN_HOURS * HOUR if k.open else HOUR
+    return min(seen, max(k.peak[w] * 2.0 ** min((end - k.raised[w]) / doubling, 1.0), gate / 4))
 
 
 @njit(cache=True)
@@ -201,7 +196,8 @@ def _hot_panes(k):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def _learn(k, end, young, cost, windows, gates):  # type: ignore[no-untyped-def]
     for w in range(len(WINDOWS)):
-        k.now[w] = max(k.now[w], windows[w])
+        seen = np.float64(windows[w])
+        k.now[w] = max(k.now[w], seen if young else _believed(k, w, end, seen, gates[w]))
     learn = np.float64(cost)
     if not young:
         learn = min(learn, 2 * k.expected * SLICE / 1000 if k.open else max(k.peak[0], gates[0] / 12))
