@@ -52,6 +52,8 @@ HOUR = 3_600_000.0
 OPEN_HOURS = 6.0
 """While an episode is open its key's highest window may double in so many hours, else in one."""
 RATIO = 2.0
+ACCEPTED = 0.75
+"""An episode is over when its window fell below this part of the bar: the burn is the new normal."""
 HOT = 50.0 * NANO / HOUR
 """Nano-dollars a millisecond over expected from which a pane counts as hot: $50/h, the least that makes a ticket."""
 FIRM = 2
@@ -84,7 +86,10 @@ def judge_spend(rows, keys, tenants, ends, costs, guessed, windows, recent, gate
             half_gate = gates[k.window] / WINDOWS[k.window] / 2
             k.burning = over >= half_gate * SLICE
             short = recent[i, k.window] - k.expected * RECENT[k.window] / 1000
-            still = short >= half_gate * RECENT[k.window] and windows[i, k.window] > k.bar[k.window]
+            still = short >= half_gate * RECENT[k.window] and windows[i, k.window] > ACCEPTED * k.bar[k.window]
+            if not still and fired != 0:
+                k.window = _shortest(fired)
+                still = True
             k.quiet = 0 if still else k.quiet + 1
             k.so_far += over
             k.guessed += guessed[i]
@@ -101,9 +106,7 @@ def judge_spend(rows, keys, tenants, ends, costs, guessed, windows, recent, gate
                 k.weak = _hot_panes(k) < FIRM
                 verdict[i] = UPDATE
         elif fired != 0:
-            w = 0
-            while not (fired >> w) & 1:
-                w += 1
+            w = _shortest(fired)
             k.open = True
             k.burning = True
             k.window = w
@@ -116,6 +119,14 @@ def judge_spend(rows, keys, tenants, ends, costs, guessed, windows, recent, gate
             k.guessed = guessed[i] * k.so_far / max(costs[i], 1)
             verdict[i] = OPEN
         _learn(k, end, young, costs[i], windows[i], gates)
+
+
+@njit(cache=True)
+def _shortest(fired):  # type: ignore[no-untyped-def]
+    w = 0
+    while not (fired >> w) & 1:
+        w += 1
+    return w
 
 
 @njit(cache=True)
@@ -165,7 +176,7 @@ def _roll(k, w, end):  # type: ignore[no-untyped-def]
     older = max(k.before[w], k.now[w]) if blocks > 1 else k.before[w]
     if older > k.peak[w]:
         k.peak[w] = older
-        k.raised[w] = end
+        k.raised[w] = (k.block[w] + 1) * WINDOWS[w]
     k.before[w] = 0.0 if blocks > 1 else k.now[w]
     k.now[w] = 0.0
     k.block[w] = block

@@ -82,7 +82,7 @@ def test_an_attack_is_not_learnt_while_a_new_normal_is() -> None:
     week = [0.01] * 24 * HOUR + ([0.0] * 20 * HOUR + [0.6] * 4 * HOUR) * 12
     later = [s for s in judge_spending(SpendSpike(), week) if s.phase == "open"]
     days = {(s.started - later[0].started) // 86_400_000 for s in later}
-    assert max(days) <= 7
+    assert max(days) <= 4
 
 
 def test_dollars_since_the_start_add_up() -> None:
