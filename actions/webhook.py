@@ -22,15 +22,19 @@ FORBIDDEN = tuple(
         "0.0.0.0/8",
         "100.64.0.0/10",
         "192.0.0.0/24",
+        "192.88.99.0/24",
         "224.0.0.0/3",
+        "::/96",
+        "::ffff:0:0:0/96",
         "64:ff9b::/96",
         "64:ff9b:1::/48",
         "2001::/32",
         "2002::/16",
+        "fec0::/10",
         "ff00::/8",
     )
 )
-"""What `is_global` lets through or may let through and no receiver has: CGNAT, NAT64, Teredo, 6to4, multicast."""
+"""What `is_global` lets or may let through and no receiver has: CGNAT, NAT64, SIIT, Teredo, 6to4, site-local, multicast."""
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -99,8 +103,8 @@ async def post(client: aiohttp.ClientSession, url: str, delivery: Delivery, head
         async with client.post(url, data=delivery.body, headers=headers, allow_redirects=False) as answer:
             await answer.content.read(MAX_ANSWER)
             return read_answer(delivery, answer.status, answer.headers.get("retry-after", ""), now)
-    except Forbidden as error:
-        return Receipt(delivery.webhook_id, now, ok=False, retry=True, said=str(error))
+    except aiohttp.ClientConnectorError as error:
+        return Receipt(delivery.webhook_id, now, ok=False, retry=True, said=str(error.os_error))
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         return Receipt(delivery.webhook_id, now, ok=False, retry=True, said=type(error).__name__)
 

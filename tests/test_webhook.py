@@ -92,7 +92,7 @@ def test_the_id_stays_and_the_timestamp_moves_between_attempts() -> None:
         "10.0.0.1", "172.16.0.1", "192.168.1.1",
         "169.254.169.254", "100.64.0.1", "0.0.0.0", "192.0.0.8",
         "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fc00::1", "::ffff:10.0.0.1", "64:ff9b::a00:1",
-        "2002:a00:1::", "2001:0:a00:1::", "ff02::1",
+        "2002:a00:1::", "2001:0:a00:1::", "ff02::1", "fec0::1", "::7f00:1", "::ffff:0:7f00:1", "192.88.99.1",
     ],
 )  # fmt: skip
 def test_no_webhook_goes_to_an_inner_address(address: str) -> None:
@@ -105,6 +105,7 @@ async def test_the_guard_stops_a_name_that_resolves_to_loopback_and_without_it_t
     hook = receiver.url.replace("127.0.0.1", "localhost") + "/hook"
     refused = await send(hook, delivery(), Guard())
     assert not refused.ok
+    assert "BURNGUARD_WEBHOOK_ALLOW_NETWORKS" in refused.said
     assert not receiver.effects
     assert (await send(hook, delivery(), NoGuard())).ok
     assert receiver.effects
