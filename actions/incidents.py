@@ -58,6 +58,8 @@ OUT = (OrderState.SENT, OrderState.APPLIED)
 FIRST_SEND: Ms = 10 * 60_000
 """A throttle that could not leave within this time after it was decided never leaves (A3)."""
 REOPENS: Ms = 15 * 60_000
+SILENCE: Ms = 15 * 60_000
+"""An open incident that no signal spoke of for so long is over: its `clear` was lost (a burn is said each minute)."""
 REVERT_TRIES: Ms = 24 * 3_600_000
 MOST_APPLIES = 3
 QUIET_PANES = 2
@@ -126,6 +128,7 @@ class Book:
         if signal.episode not in incident.episodes:
             incident.episodes.append(signal.episode)
         incident.evidence = signal.evidence
+        incident.heard_at = now
         incident.holds = context.holds
         if worse(context.severity, incident.severity):
             incident.severity = context.severity
@@ -157,6 +160,9 @@ class Book:
                 self._drop(order)
                 self._end(order, "lapse", now)
                 self._tell(now, "throttle_expired", f"{_entity(order)}: the throttle was not sent in time", None, order)
+        for incident in [i for i in self.incidents.values() if i.state is IncidentState.OPEN]:
+            if now - incident.heard_at >= SILENCE and self._throttle_of(incident) is None:
+                self._resolve(incident, incident.heard_at + SILENCE)
         for incident in [i for i in self.incidents.values() if i.resolved_at is not None]:
             if incident.resolved_at is not None and now - incident.resolved_at >= REOPENS:
                 self._forget(incident)
@@ -226,7 +232,7 @@ class Book:
             self._tell(receipt.at, "delivery_failed", said, None, order)
             return
         self._finish(delivery)
-        self._failed(order, delivery.verb, receipt)
+        self._failed(order, delivery, receipt)
 
     # How it goes on
 
@@ -239,6 +245,7 @@ class Book:
             tenant=signal.tenant,
             key_id=signal.key_id,
             opened_at=now,
+            heard_at=now,
             evidence=signal.evidence,
             severity=context.severity,
             holds=context.holds,
@@ -346,10 +353,11 @@ class Book:
             self._watch(incident, at)
             self._tell(at, "throttle_reverted", f"{_entity(order)}: calls pass again; watching", incident, order)
 
-    def _failed(self, order: Order, verb: Verb, receipt: Receipt) -> None:
-        incident = self.incidents[order.incident]
+    def _failed(self, order: Order, delivery: Delivery, receipt: Receipt) -> None:
+        incident, verb = self.incidents[order.incident], delivery.verb
+        unknown = receipt.retry or delivery.attempts > 1
         said = f"{verb} of {_entity(order)} failed for good ({receipt.said})"
-        if verb == "apply" and receipt.retry:
+        if verb == "apply" and unknown:
             self._take_back(order, receipt.at)
         elif verb == "apply":
             self._end(order, "refuse", receipt.at)

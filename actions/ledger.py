@@ -110,6 +110,10 @@ class Ledger:
         with self._engine.begin() as connection:
             self._hold(connection, now)
 
+    def resign(self) -> None:
+        """Say that nobody lives here any more. Raises Deposed."""
+        self.beat(0)
+
     def last_beat(self) -> Ms | None:
         """When a responder last said that it lives."""
         with self._engine.begin() as connection:

@@ -24,7 +24,8 @@ class IncidentState(StrEnum):
 class Incident:
     """Episodes that belong together. `told` is the severity that people were last told; `applies` counts throttles.
 
-    `reverted_at` is when the last throttle was taken back, `quiet_panes` how many panes have been quiet since.
+    `heard_at` is when a signal last spoke of it, `reverted_at` when the last throttle was taken back, `quiet_panes`
+    how many panes have been quiet since.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Incident:
     tenant: str
     key_id: str
     opened_at: Ms
+    heard_at: Ms
     evidence: Evidence
     severity: Severity
     holds: tuple[str, ...] = ()

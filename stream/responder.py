@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from actions.context import in_context
 from actions.deliver import Courier
 from actions.incidents import REOPENS, Book, Changes
-from actions.ledger import Fate, Ledger
+from actions.ledger import Deposed, Fate, Ledger
 from schemas.batch import Ms
 from schemas.directory import Directory
 from schemas.incidents import News
@@ -18,7 +18,7 @@ from schemas.policy import Policy, Rule
 from schemas.signals import Signal
 
 STALE: Ms = 60_000
-"""A signal older than this is recorded, never acted on (A3)."""
+"""A signal older than this is recorded, never acted on (A3); a `clear` acts on nothing and is always heard."""
 ALIVE: Ms = 8_000
 """A responder whose heartbeat is older than this does not live."""
 TAKE_BACK_S = 30.0
@@ -55,7 +55,7 @@ class Responder:
         self._book = Book(policy, arming, jitter, runbooks)
         ledger.take_epoch(now)
         self._book.load(*ledger.load(now - REOPENS))
-        self._book.stopped = ledger.newest_happening() == "stop"
+        self._obey(now)
 
     def hear(self, signals: Sequence[Signal], now: Ms) -> None:
         """Decide about every signal that the ledger does not know yet."""
@@ -64,7 +64,7 @@ class Responder:
         for signal in signals:
             if signal.id in known:
                 continue
-            if signal.at < now - self._stale:
+            if signal.at < now - self._stale and signal.phase != "clear":
                 decided.append((signal.id, signal.at, None, "stale"))
             else:
                 incident = self._book.observe(signal, in_context(signal, self._directory), now)
@@ -169,9 +169,18 @@ async def pull_switch(
     if beat is not None and clock() - beat < ALIVE:
         return "stopped: the running responder takes every throttle back"
     responder = Responder(ledger, policy, Directory(), arming=lambda rule: False, jitter=random.Random(), now=clock())
+    try:
+        said = await _take_back(responder, clock, courier_of(responder))
+        ledger.resign()
+    except Deposed:
+        return "stopped: a responder has started and takes every throttle back"
+    return said
+
+
+async def _take_back(responder: Responder, clock: Callable[[], Ms], courier: Courier | None) -> str:
+    """Deliver every revert, for so long as a person waits; what is left is in the ledger."""
     responder.take_all_back(clock())
     orders = responder.out()
-    courier = courier_of(responder)
     if not orders or courier is None:
         still = f"; {len(orders)} throttles are out, set BURNGUARD_WEBHOOK_URL to take them back" if orders else ""
         return f"stopped: no responder lives{still}"

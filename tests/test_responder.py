@@ -16,6 +16,7 @@ from schemas.directory import Directory
 from schemas.incidents import IncidentState
 from schemas.orders import Delivery, OrderState, Receipt
 from schemas.policy import Policy
+from stream.responder import pull_switch
 from tests.story import ARMED, KEY, T0, Story, signal
 
 LIFE = ["incident_opened", "notified", "throttle_applied", "throttle_reverted", "incident_resolved"]
@@ -173,6 +174,43 @@ def test_the_kill_switch_is_read_again_right_before_a_send(story: Story) -> None
     delivery = story.responder.due(story.now)[0]
     Ledger(f"sqlite:///{story.path}").happen("stop", story.now)
     assert not story.responder.claim(delivery, story.now)
+
+
+def test_a_stop_that_nobody_lived_to_obey_is_obeyed_at_the_next_start(story: Story) -> None:
+    story.hear(signal(T0))
+    Ledger(f"sqlite:///{story.path}").happen("stop", story.now)
+    story.restart()
+    story.second()
+    assert not story.hook.throttled
+
+
+async def test_a_stop_without_a_responder_does_not_pass_for_one(story: Story) -> None:
+    story.hear(signal(T0))
+    story.ledger.close()
+    clock = iter(range(T0 + 20_000, T0 + 30_000)).__next__
+    for _ in range(2):
+        said = await pull_switch(Ledger(f"sqlite:///{story.path}"), False, clock, lambda _: None, ARMED)
+        assert "no responder lives; 1 throttles are out" in said
+
+
+@pytest.mark.parametrize("clear", ["late", "lost"])
+def test_a_clear_that_is_late_or_lost_does_not_silence_the_next_burn(story: Story, clear: str) -> None:
+    story.hear(signal(T0, usd_per_hour=60.0))
+    story.now += 200_000
+    if clear == "late":
+        story.hear(signal(T0 + 100_000, "clear"))
+    story.now += 86_400_000
+    story.second()
+    story.hear(signal(story.now, started=story.now, usd_per_hour=60.0))
+    assert story.whats() == ["incident_opened", "notified", "incident_resolved", "incident_opened", "notified"]
+
+
+def test_a_refusal_after_a_lost_answer_is_taken_back(story: Story) -> None:
+    story.hook.answer = unreachable
+    story.hear(signal(T0))
+    story.hook.answer = lambda d, now: Receipt(d.webhook_id, now, d.verb == "revert", False, "HTTP 400")
+    story.play(20)
+    assert [verb for verb, _ in story.hook.effects] == ["apply", "revert"]
 
 
 def test_a_zombie_writes_nothing(story: Story) -> None:
