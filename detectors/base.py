@@ -15,6 +15,11 @@ Names = Sequence[tuple[str, ...]]
 class PaneDetector(Protocol):
     """Judges every closed pane: scores, then learns (clipped). Owns its columns, one row per key."""
 
+    @property
+    def config(self) -> str:
+        """The thresholds that it judges by, as text."""
+        ...
+
     def judge(self, pane: Pane, keys: Names) -> list[Signal]:
         """What the pane shows. Callers must hand over panes in time order, each once."""
         ...

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.base import Names
-from detectors.kernels import COLUMNS, NOTHING, RATIO, SETTLED_PANES, YOUNG, judge_spend
+from detectors.kernels import ACCEPTED, COLUMNS, HOT, NOTHING, QUIET_PANES, RATIO, SETTLED_PANES, YOUNG, judge_spend
 from schemas.batch import I32, NANO, SLICE, WINDOWS, Pane
 from schemas.signals import Contribution, Evidence, Phase, Signal, identity
 
@@ -39,6 +39,10 @@ class SpendSpike:
 
     def __init__(self, capacity: int = 64) -> None:
         self._keys = np.zeros(capacity, COLUMNS)
+
+    @property
+    def config(self) -> str:
+        return f"spend_spike {GATES_USD} {RATIO} {ACCEPTED} {YOUNG_RATIO} {SETTLED_PANES} {HOT} {QUIET_PANES}"
 
     def watched(self) -> I32:
         return np.flatnonzero(self._keys["open"]).astype(np.int32)

@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from schemas.batch import Ms
 
 Phase = Literal["open", "update", "clear"]
@@ -50,7 +52,10 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """What a detector saw of one entity, at the end (`at`) of the pane that tipped it; the episode began at `started`."""
+    """What a detector saw of one entity, at the end (`at`) of the pane that tipped it; the episode began at `started`.
+
+    The pipeline adds its `partition`, and in `config` the hash of the price book and thresholds that it judged by.
+    """
 
     id: str
     kind: str
@@ -61,6 +66,16 @@ class Signal:
     at: Ms
     started: Ms
     evidence: Evidence
+    partition: int = 0
+    config: str = ""
+
+    def to_json(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    @staticmethod
+    def read(message: bytes) -> Signal:
+        """The signal that `to_json` wrote. Raises msgspec.DecodeError."""
+        return msgspec.json.decode(message, type=Signal)
 
 
 def identity(*parts: str | int) -> str:

@@ -8,6 +8,7 @@ from detectors.spend import SpendSpike
 from schemas.batch import SLICE, Ms
 from schemas.decode import Decoder
 from schemas.prices import PriceEntry
+from schemas.signals import identity
 from stream.dedupe import NEWEST_IDS, SeenIds
 from stream.pipeline import Output, Pipeline
 from stream.pricing import PriceBook
@@ -18,11 +19,20 @@ AFTER_END: Ms = 15 * 60_000
 
 
 class Assembly:
-    """One partition: its decoder and its pipeline with every detector."""
+    """One partition: its decoder and its pipeline with every detector; `config` is the hash of what it judges by."""
 
-    def __init__(self, prices: Sequence[PriceEntry], dedupe: int = NEWEST_IDS) -> None:
+    def __init__(self, prices: Sequence[PriceEntry], dedupe: int = NEWEST_IDS, partition: int = 0) -> None:
+        book, detectors = PriceBook(prices), [SpendSpike()]
+        self.config = identity(book.version, *(detector.config for detector in detectors))
         self.decoder = Decoder()
-        self.pipeline = Pipeline(PriceBook(prices), self.decoder, [SpendSpike()], seen=SeenIds(dedupe))
+        self.pipeline = Pipeline(
+            book,
+            self.decoder,
+            list(detectors),
+            seen=SeenIds(dedupe),
+            partition=partition,
+            config=self.config,
+        )
 
 
 def respond(output: Output, responder: Responder, now: Ms | None, after: Callable[[Ms], None] = lambda now: None) -> None:

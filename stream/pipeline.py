@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -69,12 +69,14 @@ class Pipeline:
         *,
         seen: SeenIds,
         partition: int = 0,
+        config: str = "",
     ) -> None:
         self._prices = prices
         self._names = vocabularies
         self._detectors = detectors
         self._seen = seen
         self._partition = partition
+        self._config = config
         self._keys = Meter()
         self._tenants = Meter()
         self._open = OpenPanes()
@@ -110,11 +112,18 @@ class Pipeline:
         return output
 
     def advance(self, now: Ms) -> Output:
-        """Let the clock move without a call. Only the source may say so."""
+        """Let the clock move without a call. Only the source may say so.
+
+        Where panes closed, the newest one has a pulse even if nothing happened in it: the partition says that it lives.
+        """
         output = Output()
         if self._clock != NEVER and now > self._clock:
             self._clock = now
-            self._close_before((now - GRACE) // SLICE, output)
+            edge, before = (now - GRACE) // SLICE, self._edge
+            self._close_before(edge, output)
+            if edge > before and (not output.pulses or output.pulses[-1].clock < edge * SLICE):
+                output.pulses.append(self._pulse(edge - 1, np.empty(0, np.int32), np.empty((0, MEASURES), np.int64)))
+                self._late.clear()
         return output
 
     def _grow(self, batch: Batch) -> None:
@@ -180,7 +189,8 @@ class Pipeline:
         watched = np.setdiff1d(np.concatenate([d.watched() for d in self._detectors]), keys)
         pane = self._pane(slot, np.concatenate([keys, watched]).astype(np.int32), sums)
         for detector in self._detectors:
-            output.signals += detector.judge(pane, self._names.keys.names)
+            said = detector.judge(pane, self._names.keys.names)
+            output.signals += (replace(signal, partition=self._partition, config=self._config) for signal in said)
         output.pulses.append(self._pulse(slot, keys, sums))
         self._late.clear()
 

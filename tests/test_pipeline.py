@@ -8,12 +8,15 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detectors.spend import SpendSpike
 from schemas.batch import NANO, SLICE
 from schemas.pulse import Pulse, Slots
+from schemas.signals import Signal
 from stream.dedupe import NoDedupe, SeenIds
+from stream.pipeline import Pipeline
 from stream.tenants import TenantMeters
 from stream.windows import SPANS
-from tests.calls import T0, Call, batch, pipeline, play
+from tests.calls import T0, Call, DollarPerOutputToken, Words, batch, pipeline, play
 
 HOUR = 3_600_000
 
@@ -143,9 +146,23 @@ def test_the_dedupe_window_holds_exactly_the_newest_ids(ids: list[int], cut: int
 def test_an_idle_stream_still_closes_its_panes() -> None:
     line = pipeline()
     assert not line.feed(batch([(0, 0, 1, 1.0)])).pulses
-    assert not line.advance(T0 + 6_999).pulses
+    assert not any(len(pulse.tenants) for pulse in line.advance(T0 + 6_999).pulses)
     pulse = line.advance(T0 + 7_000).pulses[0]
-    assert (pulse.clock, pulse.covered) == (T0 + 5_000, 0)
+    assert (pulse.clock, pulse.covered, len(pulse.tenants)) == (T0 + 5_000, 0, 3)
+
+
+def test_an_idle_partition_says_at_each_step_that_it_lives_and_once_over_a_gap() -> None:
+    line = pipeline()
+    line.feed(batch([(0, 0, 1, 1.0)]))
+    clocks = [[p.clock - T0 for p in line.advance(T0 + at).pulses] for at in (7_000, 8_000, 12_000, 3 * HOUR + 2_000)]
+    assert clocks == [[5_000], [], [10_000], [3 * HOUR]]
+
+
+def test_a_signal_says_its_partition_and_what_it_was_judged_by() -> None:
+    line = Pipeline(DollarPerOutputToken(), Words(), [SpendSpike()], seen=SeenIds(16), partition=3, config="abc")
+    signals = line.feed(batch([(m * 60_000, m * 60_000, 1, 0.01 if m < 300 else 30.0) for m in range(302)])).signals
+    assert {(signal.partition, signal.config) for signal in signals} == {(3, "abc")}
+    assert [Signal.read(signal.to_json()) for signal in signals] == signals
 
 
 def test_a_burn_opens_one_episode_and_clears_when_it_ends() -> None:
