@@ -11,6 +11,8 @@ import numpy as np
 from schemas.batch import I32, I64, Ms
 
 PART_BYTES = 500_000
+PULSE = b"pulse"
+"""The record key of a part of a pulse on its topic."""
 
 
 @dataclass(frozen=True, slots=True)
