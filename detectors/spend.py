@@ -81,15 +81,22 @@ class SpendSpike:
         bars = np.zeros((len(pane), len(WINDOWS)))
         born = self._keys["born"][pane.key]
         young = (born == 0) | (pane.start + SLICE - born < YOUNG)
-        for i in np.flatnonzero(young & (pane.windows >= gates).any(axis=1)):
-            known = self._keys["born"] > 0
-            peers = known & (self._keys["tenant"] == pane.tenant[i])
-            if peers.sum() < PEERS:
-                peers = known
-            if peers.sum() >= PEERS:
-                habit = np.maximum(self._keys["peak"][peers], self._keys["before"][peers])
-                bars[i] = YOUNG_RATIO * np.median(np.maximum(habit, self._keys["now"][peers]), axis=0)
+        over = np.flatnonzero(young & (pane.windows >= gates).any(axis=1))
+        for tenant in np.unique(pane.tenant[over]):
+            bars[over[pane.tenant[over] == tenant]] = self._habit_of_peers(tenant)
         return bars
+
+    def _habit_of_peers(self, tenant: int) -> NDArray[np.float64]:
+        """Ten times the highest windows of the tenant's median key, else of everybody's; 0 where too few are known."""
+        known = self._keys["born"] > 0
+        peers = known & (self._keys["tenant"] == tenant)
+        if peers.sum() < PEERS:
+            peers = known
+        if peers.sum() < PEERS:
+            return np.zeros(len(WINDOWS))
+        habit = np.maximum(self._keys["peak"][peers], self._keys["before"][peers])
+        median: NDArray[np.float64] = np.median(np.maximum(habit, self._keys["now"][peers]), axis=0)
+        return YOUNG_RATIO * median
 
     def _signal(self, pane: Pane, i: int, phase: Phase, keys: Names) -> Signal:
         row = self._keys[pane.key[i]]
