@@ -9,7 +9,7 @@ from detectors.base import Names
 from detectors.kernels import ACCEPTED, COLUMNS, HOT, NOTHING, QUIET_PANES, RATIO, SETTLED_PANES, YOUNG, judge_spend
 from schemas.batch import I32, NANO, SLICE, WINDOWS, Pane
 from schemas.signals import Contribution, Evidence, Phase, Signal, identity
-from schemas.snapshot import Snapshot, alike, array
+from schemas.snapshot import Snapshot, records
 
 GATES_USD = (5.0, 5.0, 5.0, 10.0, 20.0)
 """Over expected, per window of WINDOWS; measured in docs/detection.md section 0."""
@@ -75,15 +75,11 @@ class SpendSpike:
         return [self._signal(pane, int(i), PHASES[int(verdict[i])], keys) for i in np.flatnonzero(verdict != NOTHING)]
 
     def snapshot(self) -> Snapshot:
-        return {column: self._keys[column][: self._rows] for column in COLUMNS.fields or ()}
+        return {"columns": self._keys[: self._rows]}
 
     def restore(self, snapshot: Snapshot) -> None:
-        known = [column for column in COLUMNS.fields or () if column in snapshot]
-        alike(snapshot, *known)
-        self._grow(len(snapshot[known[0]]) if known else 0)
-        for column in known:
-            kind = COLUMNS[column]
-            self._keys[column][: self._rows] = array(snapshot, column, kind.base, *kind.shape)
+        self._keys = records(snapshot, "columns", COLUMNS)
+        self._rows = len(self._keys)
 
     def _grow(self, rows: int) -> None:
         self._rows = max(self._rows, rows)
