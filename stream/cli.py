@@ -16,6 +16,7 @@ from schemas.directory import Directory
 from schemas.documents import DocumentError
 from schemas.policy import Policy
 from schemas.prices import PriceEntry, PriceList
+from stream.cli_kafka import topics
 from stream.documents import read_document, recommended
 from stream.lab.backtest import backtest as replay
 from stream.responder import pull_switch
@@ -41,6 +42,9 @@ ledger_option = click.option(
 @click.version_option(package_name="burnguard")
 def main() -> None:
     """Notice runaway LLM spend within seconds, act on it, and take the action back."""
+
+
+main.add_command(topics)
 
 
 @main.command()
