@@ -64,6 +64,7 @@ class Responder:
         for signal in signals:
             if signal.id in known:
                 continue
+            known.add(signal.id)
             if signal.at < now - self._stale and signal.phase != "clear":
                 decided.append((signal.id, signal.at, None, "stale"))
             else:
@@ -71,9 +72,9 @@ class Responder:
                 decided.append((signal.id, signal.at, incident, "decided"))
         self._write("hear", decided)
 
-    def pane(self, start: Ms, burning: Collection[tuple[str, str]], now: Ms) -> None:
-        """A pane that began at `start` has closed; `burning` still burned in it."""
-        self._book.pane(start, burning, now)
+    def pane(self, partition: int, start: Ms, burning: Collection[tuple[str, str]], now: Ms) -> None:
+        """A pane that began at `start` has closed; `burning` still burned in it, as far as this part of it says."""
+        self._book.pane(partition, start, burning, now)
         self._write("pane")
 
     def tick(self, now: Ms) -> None:
