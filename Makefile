@@ -3,7 +3,7 @@ PY := .venv/bin
 export UV_PYTHON_DOWNLOADS := never
 
 help: ## what each target does
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 .venv/ready: requirements.lock pyproject.toml
 	python3 -m venv .venv
@@ -15,8 +15,14 @@ help: ## what each target does
 
 setup: .venv/ready ## make .venv from the lock and install burnguard into it
 
-services: ## real parts that tests start themselves: none are needed yet
-	@echo "services: none are needed yet"
+services: setup ## fetch what tests start themselves: Apache Kafka's jars (needs Java and Maven)
+	$(PY)/python -m examples.kafka.broker fetch
+
+kafka-up: setup ## start a Kafka broker on this machine
+	$(PY)/python -m examples.kafka.broker up
+
+kafka-down: setup ## stop it
+	$(PY)/python -m examples.kafka.broker down
 
 check: setup ## format, lint, types and import rules, as CI runs them
 	$(PY)/ruff format --check .
@@ -33,4 +39,4 @@ demo: setup ## a stolen key burns, is noticed, throttled and released: about a m
 lock: ## write requirements.lock again from pyproject.toml
 	$(PY)/python -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --group dev pyproject.toml -o requirements.lock
 
-.PHONY: help setup services check test demo lock
+.PHONY: help setup services kafka-up kafka-down check test demo lock

@@ -1,0 +1,58 @@
+"""What several test modules need: a real Kafka broker, and names of their own on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import uuid4
+
+import pytest
+
+from examples.kafka.broker import Broker, Unavailable
+
+
+class Reachable(Protocol):
+    @property
+    def bootstrap(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Given:
+    """A broker of the user's, KAFKA_BOOTSTRAP."""
+
+    bootstrap: str
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and {"broker", "own_broker"} & set(item.fixturenames):
+            item.add_marker("kafka")
+
+
+@pytest.fixture(scope="session")
+def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """The broker of this test run: with SASL and TLS, and a test may bounce it (start it again before you leave)."""
+    try:
+        broker = Broker(tmp_path_factory.mktemp("kafka"))
+    except Unavailable as reason:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"no Kafka broker: {reason}")
+    with broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def broker(request: pytest.FixtureRequest) -> Reachable:
+    """A broker that answers: the user's where KAFKA_BOOTSTRAP names one, else `own_broker`."""
+    bootstrap = os.environ.get("KAFKA_BOOTSTRAP")
+    given: Reachable = Given(bootstrap) if bootstrap else request.getfixturevalue("own_broker")
+    return given
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """Topics and groups that start with it are this test's alone."""
+    return f"t-{uuid4().hex[:10]}"
