@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.policy import Policy
@@ -49,3 +52,128 @@ class Settings(BaseSettings):
         if not 1 <= len(found) <= 2 or not all(secret.startswith("whsec_") for secret in found):
             raise SettingsError("BURNGUARD_WEBHOOK_SECRET_FILE must hold one or two whsec_ secrets, one a line")
         return found
+
+
+TopicName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,200}$")]
+
+
+class KafkaSettings(BaseSettings):
+    """Which Kafka, how to get in, and the names of our topics and groups there. Raises SettingsError, nothing else.
+
+    The password is read from a file, and only when a client is made: it stands in no setting and no repr.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="BURNGUARD_KAFKA_", frozen=True, env_ignore_empty=True)
+
+    bootstrap: str
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    username: str | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    usage_topic: TopicName = "usage"
+    prefix: TopicName = "burnguard"
+    group: Annotated[str, Field(min_length=1, max_length=200)] = "burnguard"
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError(
+                "; ".join(_kafka_mistake(each["type"], each["loc"], each["msg"]) for each in error.errors())
+            ) from error
+
+    @property
+    def signals_topic(self) -> str:
+        return f"{self.prefix}.signals"
+
+    @property
+    def state_topic(self) -> str:
+        return f"{self.prefix}.state"
+
+    @property
+    def quarantine_topic(self) -> str:
+        return f"{self.prefix}.quarantine"
+
+    @property
+    def responder_group(self) -> str:
+        return f"{self.group}-responder"
+
+    def client(self) -> dict[str, Any]:
+        """How to reach the brokers, as keyword arguments of every aiokafka and kafka-python client.
+
+        It holds the password: never log it. Raises SettingsError where a file cannot be used.
+        """
+        found: dict[str, Any] = {
+            "bootstrap_servers": self.bootstrap.split(","),
+            "security_protocol": self.security_protocol,
+        }
+        if self.security_protocol.endswith("SSL"):
+            found["ssl_context"] = self._tls()
+        if self.security_protocol.startswith("SASL"):
+            found["sasl_mechanism"] = self.sasl_mechanism
+            found["sasl_plain_username"] = self.username
+            found["sasl_plain_password"] = self._password()
+        return found
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for server in self.bootstrap.split(","):
+            if not server.rpartition(":")[2].isdecimal() or not server.rpartition(":")[0]:
+                raise ValueError(f"BURNGUARD_KAFKA_BOOTSTRAP: {server!r} is not host:port (several: with commas, no spaces)")
+        sasl = {"SASL_MECHANISM": self.sasl_mechanism, "USERNAME": self.username, "PASSWORD_FILE": self.password_file}
+        tls = {"CA_FILE": self.ca_file, "CERT_FILE": self.cert_file, "KEY_FILE": self.key_file}
+        for name, value in sasl.items():
+            if self.security_protocol.startswith("SASL") and value is None:
+                raise ValueError(f"BURNGUARD_KAFKA_{name} is not set: {self.security_protocol} needs it")
+        for others, family, mend in ((sasl, "SASL", "SASL_SSL"), (tls, "SSL", "SSL or SASL_SSL")):
+            inside = self.security_protocol.split("_")
+            for name, value in others.items():
+                if value is not None and family not in inside:
+                    raise ValueError(
+                        f"BURNGUARD_KAFKA_{name} is set, but BURNGUARD_KAFKA_SECURITY_PROTOCOL is "
+                        f"{self.security_protocol}: set that to {mend}, or unset this"
+                    )
+        if self.key_file is not None and self.cert_file is None:
+            raise ValueError("BURNGUARD_KAFKA_CERT_FILE is not set: BURNGUARD_KAFKA_KEY_FILE is the key of a certificate")
+        if self.usage_topic in (self.signals_topic, self.state_topic, self.quarantine_topic):
+            raise ValueError(f"BURNGUARD_KAFKA_USAGE_TOPIC: {self.usage_topic} is a topic of ours; usage needs another")
+        return self
+
+    def _password(self) -> str:
+        assert self.password_file is not None  # see _consistent
+        try:
+            password = self.password_file.read_text().rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"BURNGUARD_KAFKA_PASSWORD_FILE: {_why(error)}") from error
+        if not password:
+            raise SettingsError("BURNGUARD_KAFKA_PASSWORD_FILE: the file is empty")
+        return password
+
+    def _tls(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+        except OSError as error:
+            raise SettingsError(f"BURNGUARD_KAFKA_CA_FILE: {_why(error)}; it must hold PEM certificates") from error
+        if self.cert_file is not None:
+            try:
+                context.load_cert_chain(self.cert_file, self.key_file, password=lambda: "")  # "": never ask the terminal
+            except OSError as error:
+                message = f"BURNGUARD_KAFKA_CERT_FILE, BURNGUARD_KAFKA_KEY_FILE: {_why(error)}"
+                raise SettingsError(f"{message}; they must hold a PEM certificate and its unencrypted key") from error
+        return context
+
+
+def _why(error: OSError | UnicodeDecodeError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _kafka_mistake(kind: str, where: tuple[int | str, ...], message: str) -> str:
+    if not where:  # of _consistent, which names the setting itself
+        return message.removeprefix("Value error, ")
+    name = f"BURNGUARD_KAFKA_{str(where[0]).upper()}"
+    if kind == "missing":
+        return f"{name} is not set: your brokers as host:port (several: with commas)"
+    return f"{name}: {message}"

@@ -31,6 +31,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("kafka")
 
 
+@pytest.fixture(autouse=True)
+def no_kafka_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("BURNGUARD_KAFKA_"):
+            monkeypatch.delenv(name)
+
+
 @pytest.fixture(scope="session")
 def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """The broker of this test run: with SASL and TLS, and a test may bounce it (start it again before you leave)."""
