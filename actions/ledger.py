@@ -94,7 +94,10 @@ class Busy(Exception):
 
 
 class Ledger:
-    """One file (or `sqlite://` in memory). Every method may raise Busy. Every write checks that the epoch is still ours, in its own transaction."""
+    """One file (or `sqlite://` in memory). Every write checks that the epoch is still ours, in its own transaction.
+
+    Every method may raise Busy.
+    """
 
     def __init__(self, url: str) -> None:
         options: dict[str, Any] = {"poolclass": StaticPool} if url == "sqlite://" else {}

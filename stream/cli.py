@@ -17,9 +17,10 @@ from schemas.documents import DocumentError
 from schemas.policy import Policy
 from schemas.prices import PriceEntry, PriceList
 from stream.documents import read_document, recommended
+from stream.duty import courier, wall
 from stream.lab.backtest import backtest as replay
 from stream.responder import pull_switch
-from stream.run import Run, courier, wall
+from stream.run import Run
 from stream.settings import Settings, SettingsError
 
 M = TypeVar("M", bound=BaseModel)
