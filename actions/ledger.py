@@ -104,8 +104,9 @@ class Ledger:
         self._engine: Engine = create_engine(url, connect_args={"timeout": BUSY_S, "check_same_thread": False}, **options)
         event.listen(self._engine, "connect", _durable)
         event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-        tables.create_all(self._engine)
         self._epoch = 0
+        with self._transaction() as connection:
+            tables.create_all(connection)
 
     def close(self) -> None:
         """Give the file back."""
