@@ -20,8 +20,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from yarl import URL
 
 from schemas.prices import PriceEntry
+from stream.duty import wall
 from stream.partition import Names
-from stream.run import wall
 from stream.settings import KafkaSettings, WorkerSettings
 from stream.transport import Group, Topics, raw_transport
 from stream.worker import Worker

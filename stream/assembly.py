@@ -59,7 +59,7 @@ def respond(output: Output, responder: Responder, now: Ms | None, after: Callabl
             waiting = next(signals, None)
         if due:
             responder.hear(due, at)
-        responder.pane(pulse.clock - SLICE, pulse.burning, at)
+        responder.pane(pulse.partition, pulse.clock - SLICE, pulse.burning, at)
         if now is None:
             responder.tick(at)
         after(at)

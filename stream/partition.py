@@ -13,7 +13,7 @@ from schemas.batch import Lines, Ms
 from schemas.prices import PriceEntry
 from schemas.quarantine import Quarantined
 from stream.assembly import Assembly
-from stream.checkpoint import EMPTY, Pointer, unpack
+from stream.checkpoint import EMPTY, Buffer, Pointer, unpack
 from stream.pipeline import Output
 from stream.records import Fetched, to_lines
 
@@ -152,7 +152,7 @@ async def load(
         raise StateLost(f"{names.usage}-{number} ends at offset {end}, before its checkpoint at {next}: it was made anew")
     if pointer != EMPTY:
         chunks = await topics.read_state(number, Pointer.read(pointer))
-        assembly.restore(unpack(chunks, Pointer.read(pointer)).state)
+        assembly.restore(unpack(chunks, Pointer.read(pointer), Buffer()).state)
     return Partition(number, assembly, generation, next, pointer)
 
 

@@ -76,7 +76,8 @@ def records() -> st.SearchStrategy[list[Record]]:
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_what_we_read_is_what_a_read_committed_consumer_reads(data: st.DataObject) -> None:
-    offset, batches, aborted, open_ones = 0, [], [], {}
+    offset, batches, aborted = 0, [], []
+    open_ones: dict[int, int] = {}
     for _ in range(data.draw(st.integers(1, 8))):
         producer = data.draw(st.sampled_from([-1, 7, 8]))
         if producer > 0 and producer in open_ones and data.draw(st.booleans()):

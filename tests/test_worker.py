@@ -13,7 +13,7 @@ from schemas.prices import PriceEntry
 from schemas.pulse import PULSE, Pulse
 from schemas.signals import SIGNAL, Signal
 from stream.assembly import Assembly
-from stream.checkpoint import EMPTY, Pointer, read_chunk_key, unpack
+from stream.checkpoint import EMPTY, Buffer, Pointer, read_chunk_key, unpack
 from stream.partition import Partition, StateLost
 from stream.records import Fetched
 from stream.tenants import TenantMeters
@@ -89,7 +89,7 @@ def state(log: Log) -> Any:
     member = Member(log)
     chunks = asyncio.run(member.read_state(0, Pointer.read(metadata)))
     assembly = Assembly(PRICES)
-    assembly.restore(unpack(chunks, Pointer.read(metadata)).state)
+    assembly.restore(unpack(chunks, Pointer.read(metadata), Buffer()).state)
     return offset, assembly.pipeline.counters
 
 
@@ -160,8 +160,9 @@ def test_committing_before_the_words_are_acknowledged_loses_some(truth: tuple[An
 def test_restoring_the_newest_state_instead_of_the_pointers_counts_calls_twice(
     truth: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stream.partition.unpack", lambda chunks, pointer: unpack(chunks, member.newest))
+    monkeypatch.setattr("stream.partition.unpack", lambda chunks, pointer, buffer: unpack(chunks, member.newest, buffer))
     wrong = 0
+    member: NewestState
     for crash_at in range(0, operations(), 5):
         log = new_log()
         member = NewestState(log, crash_at)
