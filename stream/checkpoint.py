@@ -171,7 +171,7 @@ def unpack(pieces: Sequence[bytes], pointer: Pointer, buffer: Buffer) -> Checkpo
     return read(decompress(b"".join(pieces), buffer))
 
 
-def decompress(blob: bytes, buffer: Buffer) -> U8:
+def decompress(blob: bytes | memoryview, buffer: Buffer) -> U8:
     """What `compress` was given, in `buffer`. Raises BadCheckpoint."""
     size = int.from_bytes(blob[:8], "little")
     if len(blob) < 8 or size > min(MOST_UNPACKED, MOST_RATIO * len(blob)):

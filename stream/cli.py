@@ -26,7 +26,7 @@ from stream.lab.backtest import backtest as replay
 from stream.logs import configure
 from stream.responder import pull_switch
 from stream.run import Run
-from stream.settings import KafkaSettings, Settings, SettingsError
+from stream.settings import KafkaSettings, Settings, SettingsError, WorkerSettings
 
 M = TypeVar("M", bound=BaseModel)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -70,6 +70,19 @@ def run(
     if history is not None:
         running.learn(history)
     asyncio.run(running.go(source))
+
+
+@main.command()
+@prices_option
+def worker(prices: Path | None) -> None:
+    """Fold the usage topic in Kafka (BURNGUARD_KAFKA_..., BURNGUARD_WORKER_...) and say signals and pulses."""
+    from stream.app import KafkaError, work  # Faust and Kafka's clients are slow to import, and `stop` must be fast
+
+    configure()
+    try:
+        asyncio.run(work(KafkaSettings(), WorkerSettings(), _prices(prices)))
+    except (SettingsError, KafkaError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 @main.command()

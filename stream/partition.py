@@ -150,10 +150,12 @@ async def load(
     _, end = await topics.bounds(names.usage, number)
     if end < next:
         raise StateLost(f"{names.usage}-{number} ends at offset {end}, before its checkpoint at {next}: it was made anew")
+    partition = Partition(number, assembly, generation, next, pointer)
     if pointer != EMPTY:
         chunks = await topics.read_state(number, Pointer.read(pointer))
         assembly.restore(unpack(chunks, Pointer.read(pointer), Buffer()).state)
-    return Partition(number, assembly, generation, next, pointer)
+        partition.firsts.append(Pointer.read(pointer).first)
+    return partition
 
 
 async def _begin(number: int, generation: int, group: Group, topics: Topics, names: Names) -> tuple[int, str]:

@@ -203,9 +203,9 @@ class Worker:
         partition.pointer = pointer.to_metadata()
         partition.checkpointed_at = time.monotonic()
         metrics.checkpointed(len(blob), time.monotonic() - began)
+        partition.firsts.append(pointer.first)
         if len(partition.firsts) == 2:
             await self._topics.delete_state(keep, partition.firsts[0])
-        partition.firsts.append(pointer.first)
 
     def _lag(self, partition: Partition) -> int:
         end = self._group.end(partition.number)

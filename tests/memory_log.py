@@ -16,8 +16,8 @@ from stream.partition import Fenced, Names
 from stream.records import Fetched, RawBatch
 
 NAMES = Names("usage", "signals", "state", "quarantine")
-SLOW_TURNS = 6
-"""Turns of the loop until anything but a chunk of state is acknowledged; a chunk takes one."""
+SLOW_S = 0.03
+"""Until anything but a chunk of state is acknowledged; a chunk is at once."""
 
 
 class Crashed(BaseException):
@@ -48,18 +48,16 @@ class Member:
         self._log = log
         self.generation = log.generation
         self._crash_at = crash_at
+        self._gone = False
         self.operations = 0
         self.broker_ahead: Ms | None = 0
         self.sought: list[tuple[int, int]] = []
 
     def _operate(self) -> None:
         if self._crash_at is not None and self.operations >= self._crash_at:
+            self._gone = True
             raise Crashed
         self.operations += 1
-
-    @property
-    def _gone(self) -> bool:
-        return self._crash_at is not None and self.operations >= self._crash_at
 
     def owned(self) -> frozenset[int]:
         return frozenset({0})
@@ -89,17 +87,12 @@ class Member:
     async def send(self, topic: str, key: bytes | None, value: bytes, partition: int) -> asyncio.Future[Any]:
         self._operate()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._arrive(1 if topic == "state" else SLOW_TURNS, (topic, partition), (key, value), future)
+        delay = 0.0 if topic == "state" else SLOW_S
+        asyncio.get_running_loop().call_later(delay, self._arrive, (topic, partition), (key, value), future)
         return future
 
-    def _arrive(
-        self, turns: int, place: tuple[str, int], record: tuple[bytes | None, bytes], future: asyncio.Future[Any]
-    ) -> None:
-        if self._gone:
-            return
-        if turns:
-            asyncio.get_running_loop().call_soon(self._arrive, turns - 1, place, record, future)
-        else:
+    def _arrive(self, place: tuple[str, int], record: tuple[bytes | None, bytes], future: asyncio.Future[Any]) -> None:
+        if not self._gone:
             self._log.records[place].append(record)
             future.set_result(Ack(len(self._log.records[place]) - 1))
 
