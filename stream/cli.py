@@ -19,7 +19,7 @@ from schemas.directory import Directory
 from schemas.documents import DocumentError
 from schemas.policy import Policy
 from schemas.prices import PriceEntry, PriceList
-from stream.cli_kafka import topics
+from stream.cli_kafka import emit, topics
 from stream.documents import read_document, recommended
 from stream.duty import courier, wall
 from stream.lab.backtest import backtest as replay
@@ -50,6 +50,7 @@ def main() -> None:
 
 
 main.add_command(topics)
+main.add_command(emit)
 
 
 @main.command()

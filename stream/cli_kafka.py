@@ -1,12 +1,18 @@
-"""The commands that talk to Kafka's administration: `burnguard topics init|check`."""
+"""The commands around the topics: `burnguard topics init|check` and `burnguard emit`."""
 
 from __future__ import annotations
 
+import gzip
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
 
 import click
 
+from stream.emit import emit as send
+from stream.emit import lines_of
 from stream.problems import RETENTION_MINUTES, problems
 from stream.reach import Unreachable
 from stream.settings import KafkaSettings, SettingsError
@@ -60,3 +66,32 @@ def check(roles: tuple[str, ...]) -> None:
         click.echo(
             f"brokers: offsets.retention.minutes cannot be read with our rights; it must be {RETENTION_MINUTES} or more"
         )
+
+
+@click.command()
+@click.argument("source", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path), default="-")
+def emit(source: Path) -> None:
+    """Send usage events from SOURCE, an NDJSON file (.gz too) or - for standard input, to the topic `usage`.
+
+    Says what became of every line; exit 1 unless all were acknowledged.
+    """
+    with mistakes_said():
+        settings = KafkaSettings()
+        with opened(source) as lines:
+            report = send(settings, lines)
+    for line in report.lines():
+        click.echo(line)
+    if not report.good:
+        raise SystemExit(1)
+
+
+@contextmanager
+def opened(source: Path) -> Iterator[Iterator[tuple[int, bytes]]]:
+    """The lines of a file, with a progress bar by bytes on a terminal, or of standard input."""
+    if str(source) == "-":
+        yield lines_of(click.get_binary_stream("stdin"))
+        return
+    size, shown = source.stat().st_size, sys.stderr.isatty()
+    with source.open("rb") as raw, click.progressbar(length=size, file=sys.stderr, hidden=not shown) as bar:
+        file = cast(IO[bytes], gzip.open(raw)) if source.suffix == ".gz" else raw
+        yield lines_of(file, lambda: bar.update(raw.tell() - bar.pos))

@@ -31,6 +31,7 @@ POM = Path(__file__).with_name("pom.xml")
 TOOLS = {
     "kafka-acls": "org.apache.kafka.tools.AclCommand",
     "kafka-configs": "kafka.admin.ConfigCommand",
+    "kafka-console-producer": "org.apache.kafka.tools.ConsoleProducer",
     "kafka-topics": "org.apache.kafka.tools.TopicCommand",
 }
 STARTS_WITHIN_S = 60.0
@@ -140,9 +141,10 @@ class Broker:
         """SIGKILL, as if the process had lost its power."""
         self._ends(signal.SIGKILL)
 
-    def tool(self, name: str, *arguments: str) -> str:
+    def tool(self, name: str, *arguments: str, stdin: str = "") -> str:
         """What Kafka's own command prints, such as kafka-topics. Raises CalledProcessError."""
-        return subprocess.run(self._java(TOOLS[name], *arguments), check=True, capture_output=True, text=True).stdout
+        command = self._java(TOOLS[name], *arguments)
+        return subprocess.run(command, input=stdin, check=True, capture_output=True, encoding="utf-8").stdout
 
     def _ends(self, how: signal.Signals) -> bool:
         """Whether it is gone in time."""
