@@ -300,13 +300,16 @@ class Book:
         self._tell(now, "notified", f"{said}; runbook {self._runbooks}{incident.kind}.md", incident, order)
 
     def _throttle(self, incident: Incident, throttle: Throttle, rule: Rule, now: Ms) -> None:
-        order = self._throttle_of(incident)
-        if order is not None:
+        order, armed = self._throttle_of(incident), self._arming(rule)
+        if order is not None and not (armed and order.state is OrderState.PROPOSED):
             if order.state is OrderState.APPLIED and 2 * (order.expires_at - now) < order.lease:
                 self._renew(order, now)
             return
-        if self.stopped or incident.holds:
+        step = sum(o.incident == incident.id and o.action == "throttle" for o in self.orders.values())
+        if self.stopped or incident.holds or (step and not armed):
             return
+        if order is not None:
+            self._end(order, "lapse", now)
         if incident.applies >= MOST_APPLIES:
             if not incident.human_told:
                 incident.human_told = True
@@ -314,12 +317,10 @@ class Book:
                 said = f"{_entity(incident)} burns after {MOST_APPLIES} throttles; a human must decide"
                 self._tell(now, "human_needed", said, incident)
             return
-        if identity(incident.id, "throttle", incident.applies) in self.orders:
-            return
         lease = throttle.lease * 2**incident.applies
         reason = f"{incident.kind}: ${incident.evidence.usd_per_hour:,.0f}/h over normal (rule {rule.name})"
-        order = self._order(incident, "throttle", incident.applies, throttle.strength, lease, now, reason)
-        if not self._arming(rule):
+        order = self._order(incident, "throttle", step, throttle.strength, lease, now, reason)
+        if not armed:
             said = f"{_entity(order)}: would refuse {order.strength:.0%} of its calls (rule {rule.name} is not armed)"
             self._tell(now, "throttle_proposed", said, incident, order)
             return
@@ -428,7 +429,7 @@ class Book:
         return order
 
     def _deliver(self, order: Order, verb: Verb, deadline: Ms, now: Ms) -> None:
-        self.sequence += 1
+        self.sequence = max(self.sequence + 1, now)
         delivery = Delivery(
             webhook_id=identity(order.id, verb, self.sequence),
             order=order.id,
@@ -493,7 +494,7 @@ def alert_row(news: News) -> dict[str, Any] | None:
     incident, order = news.incident, news.order
     if incident is None or order is None or news.what not in ("notified", "throttle_applied"):
         return None
-    if news.what == "throttle_applied" and order.step:
+    if news.what == "throttle_applied" and incident.applies > 1:
         return None
     return {
         "at": news.at / 1000,

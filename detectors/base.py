@@ -39,7 +39,7 @@ class PaneDetector(Protocol):
         ...
 
     def snapshot(self) -> Snapshot:
-        """Its columns, one array each, so that a column added later starts at its default."""
+        """Its columns as records of named fields, so that a column added later starts at its default."""
         ...
 
     def restore(self, snapshot: Snapshot) -> None:

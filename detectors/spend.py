@@ -9,7 +9,7 @@ from detectors.base import Names
 from detectors.kernels import ACCEPTED, COLUMNS, HOT, NOTHING, QUIET_PANES, RATIO, SETTLED_PANES, YOUNG, judge_spend
 from schemas.batch import I32, NANO, SLICE, WINDOWS, Pane
 from schemas.signals import Contribution, Evidence, Phase, Signal, identity
-from schemas.snapshot import Snapshot, alike, array
+from schemas.snapshot import Snapshot, records
 
 GATES_USD = (5.0, 5.0, 5.0, 10.0, 20.0)
 """Over expected, per window of WINDOWS; measured in docs/detection.md section 0."""
@@ -75,15 +75,11 @@ class SpendSpike:
         return [self._signal(pane, int(i), PHASES[int(verdict[i])], keys) for i in np.flatnonzero(verdict != NOTHING)]
 
     def snapshot(self) -> Snapshot:
-        return {column: self._keys[column][: self._rows] for column in COLUMNS.fields or ()}
+        return {"columns": self._keys[: self._rows]}
 
     def restore(self, snapshot: Snapshot) -> None:
-        known = [column for column in COLUMNS.fields or () if column in snapshot]
-        alike(snapshot, *known)
-        self._grow(len(snapshot[known[0]]) if known else 0)
-        for column in known:
-            kind = COLUMNS[column]
-            self._keys[column][: self._rows] = array(snapshot, column, kind.base, *kind.shape)
+        self._keys = records(snapshot, "columns", COLUMNS)
+        self._rows = len(self._keys)
 
     def _grow(self, rows: int) -> None:
         self._rows = max(self._rows, rows)
@@ -97,15 +93,22 @@ class SpendSpike:
         bars = np.zeros((len(pane), len(WINDOWS)))
         born = self._keys["born"][pane.key]
         young = (born == 0) | (pane.start + SLICE - born < YOUNG)
-        for i in np.flatnonzero(young & (pane.windows >= gates).any(axis=1)):
-            known = self._keys["born"] > 0
-            peers = known & (self._keys["tenant"] == pane.tenant[i])
-            if peers.sum() < PEERS:
-                peers = known
-            if peers.sum() >= PEERS:
-                habit = np.maximum(self._keys["peak"][peers], self._keys["before"][peers])
-                bars[i] = YOUNG_RATIO * np.median(np.maximum(habit, self._keys["now"][peers]), axis=0)
+        over = np.flatnonzero(young & (pane.windows >= gates).any(axis=1))
+        for tenant in np.unique(pane.tenant[over]):
+            bars[over[pane.tenant[over] == tenant]] = self._habit_of_peers(tenant)
         return bars
+
+    def _habit_of_peers(self, tenant: int) -> NDArray[np.float64]:
+        """Ten times the highest windows of the tenant's median key, else of everybody's; 0 where too few are known."""
+        known = self._keys["born"] > 0
+        peers = known & (self._keys["tenant"] == tenant)
+        if peers.sum() < PEERS:
+            peers = known
+        if peers.sum() < PEERS:
+            return np.zeros(len(WINDOWS))
+        habit = np.maximum(self._keys["peak"][peers], self._keys["before"][peers])
+        median: NDArray[np.float64] = np.median(np.maximum(habit, self._keys["now"][peers]), axis=0)
+        return YOUNG_RATIO * median
 
     def _signal(self, pane: Pane, i: int, phase: Phase, keys: Names) -> Signal:
         row = self._keys[pane.key[i]]

@@ -90,8 +90,10 @@ class Pane:
     """What one closed slice of time means for every key that spent in it or is being watched; row i is one key.
 
     `key` and `tenant` are vocabulary rows; `start` is where each row's slice began (Ms); money is in nano-dollars.
-    `windows[i, w]` is what the key spent over WINDOWS[w] ending with this slice, `recent[i, w]` over RECENT[w].
-    `guessed` is the part of `cost` whose model has no known price. `late` counts calls that came after their own slice.
+    `cost` is what became known in this slice: what was spent in it, and what `late` calls, which came after their own
+    slice had closed, spent before. `guessed` is the part of it whose model has no known price.
+    `windows[i, w]` is what the key spent over WINDOWS[w] ending with this slice, `recent[i, w]` over RECENT[w], of which
+    the shortest is `cost` itself.
     `onset(i, window, rate)` tells when within the window the key first spent at `rate` (nano-dollars a second) or more.
     """
 

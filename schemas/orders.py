@@ -52,7 +52,8 @@ class Order:
 class Delivery:
     """One verb of an order on its way (the outbox). `webhook_id` is the same on every attempt.
 
-    `sequence` grows over the whole ledger; receivers ignore older ones of a key. It is retried until `deadline`.
+    `sequence` grows with time, also from one ledger to the next: receivers ignore older ones of a key. It is retried
+    until `deadline`.
     """
 
     webhook_id: str

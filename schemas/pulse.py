@@ -11,6 +11,8 @@ import numpy as np
 from schemas.batch import I32, I64, Ms
 
 PART_BYTES = 500_000
+PULSE = b"pulse"
+"""The record key of a part of a pulse on its topic."""
 RINGS, COUNTS = 3, 6
 MOST = 2**62
 """No slot number, sum or count of a pulse is so large."""

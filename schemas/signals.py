@@ -13,9 +13,13 @@ from schemas.batch import Ms
 Phase = Literal["open", "update", "clear"]
 FAMILIES = {
     "spend_spike": "spend",
+    "telemetry_gap": "data",
 }
 """Every kind that a detector can name, and the family whose episodes make one incident."""
 WHOLE_TENANT = "*"
+"""As a key: all keys of a tenant. As a tenant: everybody."""
+SIGNAL = b"signal"
+"""The record key of a signal on its topic."""
 MOST: Ms = 2**62
 """No time is so large."""
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 Snapshot: TypeAlias = dict[str, NDArray[Any]]
-"""Array by name; only the rows that are in use.
+"""Array by name; only the rows that are in use. An array of records has a dtype of named fields, without padding.
 
 The arrays alias live state: a caller must copy them before the part goes on. What `restore` makes of them is the part's
 own (copied, writable, able to grow), and the part must be a fresh one.
@@ -43,6 +43,22 @@ def array(snapshot: Snapshot, name: str, dtype: DTypeLike, *row: int, room: int 
         raise BadCheckpoint(f"array {name} is {found.dtype} {found.shape}, not {np.dtype(dtype)} {('n', *row)}")
     copy = np.zeros((len(found) + room, *row), dtype)
     copy[: len(found)] = found
+    return copy
+
+
+def records(snapshot: Snapshot, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A copy of the records `name`: a field that they lack is 0, one that `dtype` does not know is dropped.
+
+    No records at all are the same as none of them. Raises BadCheckpoint where a field is another than it was.
+    """
+    found = snapshot.get(name, np.empty(0, dtype))
+    if found.ndim != 1 or found.dtype.fields is None:
+        raise BadCheckpoint(f"array {name} is {found.dtype} {found.shape}, not records")
+    copy = np.zeros(len(found), dtype)
+    for field in (dtype.fields or {}).keys() & found.dtype.fields.keys():
+        if found.dtype[field] != dtype[field]:
+            raise BadCheckpoint(f"field {field} of {name} is {found.dtype[field]}, not {dtype[field]}")
+        copy[field] = found[field]
     return copy
 
 

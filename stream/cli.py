@@ -19,13 +19,14 @@ from schemas.directory import Directory
 from schemas.documents import DocumentError
 from schemas.policy import Policy
 from schemas.prices import PriceEntry, PriceList
+from stream.cli_kafka import emit, topics
 from stream.documents import read_document, recommended
 from stream.duty import courier, wall
 from stream.lab.backtest import backtest as replay
 from stream.logs import configure
 from stream.responder import pull_switch
 from stream.run import Run
-from stream.settings import KafkaSettings, Settings, SettingsError
+from stream.settings import KafkaSettings, Settings, SettingsError, WorkerSettings
 
 M = TypeVar("M", bound=BaseModel)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -48,6 +49,10 @@ def main() -> None:
     """Notice runaway LLM spend within seconds, act on it, and take the action back."""
 
 
+main.add_command(topics)
+main.add_command(emit)
+
+
 @main.command()
 @click.argument("source", type=click.Path(allow_dash=True), default="-")
 @click.option("--history", type=FILE, help="Read this NDJSON file first, for baselines; nothing in it is acted on.")
@@ -66,6 +71,19 @@ def run(
     if history is not None:
         running.learn(history)
     asyncio.run(running.go(source))
+
+
+@main.command()
+@prices_option
+def worker(prices: Path | None) -> None:
+    """Fold the usage topic in Kafka (BURNGUARD_KAFKA_..., BURNGUARD_WORKER_...) and say signals and pulses."""
+    from stream.app import KafkaError, work  # Faust and Kafka's clients are slow to import, and `stop` must be fast
+
+    configure()
+    try:
+        asyncio.run(work(KafkaSettings(), WorkerSettings(), _prices(prices)))
+    except (SettingsError, KafkaError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 @main.command()

@@ -11,8 +11,8 @@ import structlog
 
 from actions.ledger import Ledger
 from schemas.batch import SLICE, Ms
-from schemas.pulse import Pulse
-from schemas.signals import Signal
+from schemas.pulse import PULSE, Pulse
+from schemas.signals import SIGNAL, Signal
 from schemas.snapshot import BadCheckpoint
 from stream.checkpoint import Buffer, Checkpoint, compress, decompress, pack, read
 from stream.duty import Duty
@@ -44,9 +44,9 @@ class Hearing:
         self.unreadable = 0
         self.lost = 0
         self._duty = duty
+        self._buffer = Buffer()
         self._position = ledger.position()
         self._after = self._restored(ledger.fold())
-        self._buffer = Buffer()
         self._kept: Ms | None = None
 
     @property
@@ -106,9 +106,9 @@ class Hearing:
 
     def _read(self, record: Record) -> Signal | Pulse | None:
         try:
-            if record.key == b"signal":
+            if record.key == SIGNAL:
                 return Signal.read(record.value or b"")
-            if record.key == b"pulse":
+            if record.key == PULSE:
                 return Pulse.read(record.value or b"")
             reason = f"its key is {record.key!r}"
         except msgspec.DecodeError as error:
@@ -124,7 +124,7 @@ class Hearing:
             return None
         after, blob = kept
         try:
-            self._duty.tenants.restore(read(decompress(blob)).state)
+            self._duty.tenants.restore(read(decompress(blob, self._buffer)).state)
         except BadCheckpoint as error:
             log.warning("the kept fold of the pulses is not readable; it is made anew from the log", reason=str(error))
             return None

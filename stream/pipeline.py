@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -14,7 +16,22 @@ from schemas.pulse import Pulse, Slots
 from schemas.signals import Signal
 from schemas.snapshot import Snapshot, array, joined, number, of_numbers, part
 from stream.dedupe import SeenIds
-from stream.windows import COUNTS, GUESSED, MEASURES, NEVER, SPANS, USD, Meter, OpenPanes, fold_rows, slot_of
+from stream.windows import (
+    COUNTS,
+    FIRST_COUNT,
+    GUESSED,
+    LATE,
+    LATE_GUESSED,
+    LATE_USD,
+    MEASURES,
+    NEVER,
+    SPANS,
+    USD,
+    Meter,
+    OpenPanes,
+    fold_rows,
+    slot_of,
+)
 
 GRACE: Ms = 2_000
 """A pane closes when the clock passes its end by this much."""
@@ -53,6 +70,15 @@ class Output:
 
     signals: list[Signal] = field(default_factory=list)
     pulses: list[Pulse] = field(default_factory=list)
+
+    def in_order(self) -> Iterator[Signal | Pulse]:
+        """The signals of every pane before its pulse."""
+        signals = deque(self.signals)
+        for pulse in self.pulses:
+            while signals and signals[0].at <= pulse.clock:
+                yield signals.popleft()
+            yield pulse
+        yield from signals
 
 
 class Pipeline:
@@ -123,9 +149,14 @@ class Pipeline:
             edge, before = (now - GRACE) // SLICE, self._edge
             self._close_before(edge, output)
             if edge > before and (not output.pulses or output.pulses[-1].clock < edge * SLICE):
-                output.pulses.append(self._pulse(edge - 1, np.empty(0, np.int32), np.empty((0, MEASURES), np.int64)))
-                self._late.clear()
+                output.pulses += self.present()
         return output
+
+    def present(self) -> list[Pulse]:
+        """That the partition lives, as a pulse of the newest closed pane; nothing before its first call."""
+        if self._edge == NEVER:
+            return []
+        return [self._pulse(self._edge - 1, np.empty(0, np.int32), np.empty((0, MEASURES), np.int64))]
 
     def snapshot(self) -> Snapshot:
         """Everything that the next call depends on but the vocabularies, which are the decoder's."""
@@ -229,14 +260,16 @@ class Pipeline:
     def _pane(self, slot: int, keys: I32, sums: I64) -> Pane:
         spent = np.zeros((len(keys), MEASURES), np.int64)
         spent[: len(sums)] = sums
+        cost, guessed = spent[:, USD] + spent[:, LATE_USD], spent[:, GUESSED] + spent[:, LATE_GUESSED]
         windows, recent = self._keys.windows(keys, slot)
+        recent[:, 0] = cost
         return Pane(
             start=np.full(len(keys), slot * SLICE),
             key=keys,
             tenant=self._tenant_of[keys],
-            cost=spent[:, USD],
-            guessed=spent[:, GUESSED],
-            late=spent[:, 2],
+            cost=cost,
+            guessed=guessed,
+            late=spent[:, LATE],
             windows=windows,
             recent=recent,
             onset=lambda i, window, rate: self._keys.onset(int(keys[i]), slot, window, rate),
@@ -276,7 +309,7 @@ def _sums(batch: Batch, cost: I64, guessed: NDArray[np.bool_]) -> I64:
         batch.output_tokens,
         known["reasoning_tokens"],
     )
-    for c, column in enumerate(columns, 3):
+    for c, column in enumerate(columns, FIRST_COUNT):
         sums[:, c] = column
     return sums
 

@@ -16,7 +16,9 @@ BASES = np.array([0, 12, 72])
 SLOTS = int(LENGTHS.sum())
 COUNTS = ("calls", "fresh", "cached", "cache_write", "output", "reasoning")
 """What a slot counts beside its nano-dollars."""
-USD, GUESSED, LATE, MEASURES = 0, 1, 2, 3 + len(COUNTS)
+USD, GUESSED, LATE, LATE_USD, LATE_GUESSED, FIRST_COUNT = range(6)
+MEASURES = FIRST_COUNT + len(COUNTS)
+"""What an open pane sums per key; calls that came after their own slice had closed only count as LATE."""
 NEVER = -(2**60)
 U32_MAX = 2**32 - 1
 OPEN_SLOTS = 16
@@ -50,7 +52,7 @@ def add_rows(usd, counts, head, rows, sums, slot):  # type: ignore[no-untyped-de
             if column >= 0:
                 usd[row, column] += sums[i, USD]
                 for c in range(len(COUNTS)):
-                    counts[row, column, c] = min(counts[row, column, c] + sums[i, 3 + c], U32_MAX)
+                    counts[row, column, c] = min(counts[row, column, c] + sums[i, FIRST_COUNT + c], U32_MAX)
 
 
 @njit(cache=True)
@@ -115,6 +117,8 @@ def fold_rows(ts, clock, key, tenant, sums, lo, hi, edge, arena, keys, slots, us
             arena[place, :] = 0
         if is_late:
             arena[place, LATE] += 1
+            arena[place, LATE_USD] += sums[i, USD]
+            arena[place, LATE_GUESSED] += sums[i, GUESSED]
         else:
             for m in range(MEASURES):
                 arena[place, m] += sums[i, m]

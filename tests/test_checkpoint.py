@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from numpy.lib.recfunctions import repack_fields
 
 from detectors.spend import SpendSpike
 from schemas.batch import Batch
@@ -58,7 +59,7 @@ def written(checkpoint: Checkpoint, limit: int = 200, buffer: Buffer | None = No
 
 def through_bytes(state: Snapshot) -> Snapshot:
     pieces, pointer = written(Checkpoint(state, "abc"))
-    return unpack(pieces, Pointer.read(pointer.to_metadata())).state
+    return unpack(pieces, Pointer.read(pointer.to_metadata()), Buffer()).state
 
 
 @settings(max_examples=100, deadline=None)
@@ -71,7 +72,7 @@ def test_a_checkpoint_comes_back_as_it_was_whatever_its_buffer_held_before(
     buffer = Buffer()
     for state in states:
         pieces, pointer = written(Checkpoint(state, config, numbers), 50, buffer)
-        again = unpack(pieces, pointer)
+        again = unpack(pieces, pointer, Buffer())
         assert (again.config, again.numbers, list(again.state)) == (config, numbers, list(state))
         for name, column in state.items():
             assert again.state[name].dtype == column.dtype
@@ -114,7 +115,7 @@ def test_chunks_that_are_lost_doubled_swapped_cut_or_bent_are_refused(data: st.D
         bent[bit // 8] ^= 1 << bit % 8
         pieces[i] = bytes(bent)
     with pytest.raises(BadCheckpoint, match="chunks"):
-        unpack(pieces, pointer)
+        unpack(pieces, pointer, Buffer())
 
 
 @settings(max_examples=200, deadline=None)
@@ -124,7 +125,7 @@ def test_chunks_that_are_lost_doubled_swapped_cut_or_bent_are_refused(data: st.D
 def test_garbage_with_the_right_hash_is_refused_too(garbage: bytes, as_blob: bool) -> None:
     blob = garbage if as_blob else bytes(compress(memoryview(garbage)))
     with pytest.raises(BadCheckpoint):
-        unpack([blob], Pointer.to([blob], 1, 1, 0))
+        unpack([blob], Pointer.to([blob], 1, 1, 0), Buffer())
 
 
 @settings(max_examples=300, deadline=None)
@@ -147,6 +148,10 @@ def test_a_bent_header_is_refused_or_read_and_never_reaches_beyond_its_bytes(at:
     ("array", "said"),
     [
         (["a", "|O", [1], 0], "is of"),
+        (["a", [["f", "|O", []]], [1], 0], "is of"),
+        (["a", [["f", "<i8", [10**9]]], [10**9], 0], "does not lie within"),
+        (["a", [["f", "<i8", [-1]]], [1], 0], "array a"),
+        (["a", [["f", "<i8", []], ["f", "<i8", []]], [1], 0], "array a"),
         (["a", "<i8", [10**12], 0], "does not lie within"),
         (["a", "<i8", [-1], 0], "does not lie within"),
         (["a", "<i8", [1], 2**62], "does not lie within"),
@@ -187,11 +192,22 @@ def test_a_chunks_key_says_whose_it_is() -> None:
             read_chunk_key(other)
 
 
+def leave_out(state: Snapshot, name: str) -> None:
+    """Drop an array, or a detector's column."""
+    detector, _, column = name.partition(".")
+    if detector == "spend" and column != "columns":
+        columns = state["spend.columns"]
+        kept = [other for other in columns.dtype.names or () if other != column]
+        state["spend.columns"] = repack_fields(columns[kept])
+    else:
+        del state[name]
+
+
 def resumed(line: Pipeline, without: str | None = None) -> Pipeline:
     """A fresh pipeline that goes on where `line` was."""
     state = through_bytes(line.snapshot())
     if without is not None:
-        del state[without]
+        leave_out(state, without)
     fresh = pipeline(SeenIds(16))
     fresh.restore(state)
     return fresh
@@ -302,15 +318,26 @@ def _fresh(seen: SeenIds, ids: Any) -> list[int]:
 def test_a_column_added_later_starts_at_its_default_and_a_dropped_one_is_forgotten() -> None:
     detector = SpendSpike()
     judge_spending(detector, [0.01] * 2000)
-    old = {name: column for name, column in detector.snapshot().items() if name != "hot"}
-    old["of an older version"] = np.ones(1)
+    columns = detector.snapshot()["columns"]
+    kept = [(name, columns.dtype[name]) for name in columns.dtype.names or () if name != "hot"]
+    old = np.zeros(len(columns), [*kept[5:], ("of an older version", np.int64), *kept[:5]])
+    for name, _ in kept:
+        old[name] = columns[name]
     newer = SpendSpike()
-    newer.restore(through_bytes(old))
-    state = newer.snapshot()
+    newer.restore(through_bytes({"columns": old}))
+    state = newer.snapshot()["columns"]
+    assert state.dtype == columns.dtype
     assert state["hot"].tolist() == [0]
-    assert "of an older version" not in state
-    assert state["peak"].tolist() == detector.snapshot()["peak"].tolist()
+    assert state["peak"].tolist() == columns["peak"].tolist()
     assert next(s.phase for s in judge_spending(newer, [1.0] * 24, START + 2000)) == "open"
+
+
+def test_a_column_that_became_another_kind_is_refused_by_name() -> None:
+    columns = np.zeros(3, [("born", np.float32)])
+    with pytest.raises(BadCheckpoint, match="field born of columns is float32, not int64"):
+        SpendSpike().restore({"columns": columns})
+    with pytest.raises(BadCheckpoint, match="not records"):
+        SpendSpike().restore({"columns": np.zeros(3)})
 
 
 def test_a_detector_that_the_checkpoint_does_not_know_starts_afresh() -> None:
@@ -318,7 +345,7 @@ def test_a_detector_that_the_checkpoint_does_not_know_starts_afresh() -> None:
     line.feed(batch(HABIT))
     fresh = pipeline(SeenIds(16))
     fresh.restore({name: column for name, column in line.snapshot().items() if not name.startswith("spend.")})
-    assert not fresh.snapshot()["spend.born"].any()
+    assert not len(fresh.snapshot()["spend.columns"])
     assert fresh.counters == line.counters
 
 

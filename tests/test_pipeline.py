@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -109,6 +110,18 @@ def test_a_late_call_enters_its_own_slots_and_is_counted_late() -> None:
     at = {(int(r), int(s)): int(u) for p in said.pulses for r, s, u in _rows(p.keys)}
     assert at[0, (T0 + 10_000) // SLICE] == 7 * NANO
     assert at[1, T0 // 60_000] == 9 * NANO
+
+
+@pytest.mark.parametrize("delay_s", [0, 6, 7, 12, 30])
+def test_a_burn_whose_calls_are_all_late_is_noticed(delay_s: int) -> None:
+    habit = [(m * 60_000, m * 60_000, 1, 0.01) for m in range(300)]
+    start = 300 * 60_000
+    burn = [(start + (s + delay_s) * 1000, start + s * 1000, 1, 0.14) for s in range(300)]
+    _, said = play(habit + burn)
+    opened = said.signals[0]
+    assert opened.phase == "open"
+    assert opened.at - (T0 + start) <= 60_000 + delay_s * 1000
+    assert [s.phase for s in said.signals].count("open") == 1
 
 
 def test_a_call_more_than_a_minute_ahead_is_counted_at_the_clock() -> None:

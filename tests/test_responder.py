@@ -169,6 +169,49 @@ def test_the_kill_switch_takes_everything_back_and_lets_nothing_leave(story: Sto
     assert story.hook.throttled
 
 
+TWO_TIERS = Policy.model_validate(
+    {
+        "version": 1,
+        "rules": [
+            {
+                "name": "stop",
+                "match": {"severity": "page"},
+                "do": [{"throttle": {"strength": 1, "lease": "60s"}}],
+                "armed": True,
+            },
+            {"name": "try", "match": {"severity": "ticket"}, "do": [{"throttle": {"strength": 0.5, "lease": "60s"}}]},
+        ],
+    }
+)
+
+
+def test_a_proposal_in_shadow_does_not_stand_in_the_way_of_an_armed_rule(tmp_path: Path) -> None:
+    story = Story(tmp_path / "ledger.sqlite", TWO_TIERS)
+    story.hear(signal(T0, usd_per_hour=60.0))
+    assert story.whats() == ["incident_opened", "throttle_proposed"]
+    story.hear(signal(T0 + 60_000, "update", usd_per_hour=900.0))
+    assert story.whats()[2:] == ["throttle_applied"]
+    assert len({o.id for o in story.responder._book.orders.values()}) == 2
+
+
+def test_a_shadow_rule_proposes_once(tmp_path: Path) -> None:
+    story = Story(tmp_path / "ledger.sqlite", TWO_TIERS)
+    for minute in range(30):
+        story.now = T0 + minute * 60_000
+        story.hear(signal(story.now, "update" if minute else "open", usd_per_hour=60.0))
+        story.second()
+    assert story.whats() == ["incident_opened", "throttle_proposed", "throttle_expired"]
+
+
+def test_a_new_ledger_is_obeyed_by_a_receiver_that_knew_the_old_one(story: Story, tmp_path: Path) -> None:
+    story.hear(signal(T0))
+    story.play(62)
+    fresh = Story(tmp_path / "another.sqlite")
+    fresh.hook, fresh.now = story.hook, story.now
+    fresh.hear(signal(story.now, started=story.now))
+    assert story.hook.throttled
+
+
 def test_the_kill_switch_is_read_again_right_before_a_send(story: Story) -> None:
     story.responder.hear([signal(T0)], story.now)
     delivery = story.responder.due(story.now)[0]

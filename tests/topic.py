@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from schemas.batch import SLICE, Ms
-from schemas.pulse import Pulse, Slots
-from schemas.signals import Phase
+from schemas.pulse import PULSE, Pulse, Slots
+from schemas.signals import SIGNAL, Phase
 from tests.story import KEY, signal
 
 
@@ -51,13 +51,13 @@ def pulse(
     """The parts of a pulse at the end of the pane `clock`, in which every tenant spent `usd`."""
     spent = slots(tuple((t,) for t in tenants), clock // SLICE - 1, usd)
     whole = Pulse(partition, clock, clock, {"calls": clock // SLICE}, spent, slots(), burning)
-    return [Said(b"pulse", part) for part in whole.parts(limit)]
+    return [Said(PULSE, part) for part in whole.parts(limit)]
 
 
 def burn(at: Ms, phase: Phase = "open", started: Ms | None = None, partition: int = 0, key: tuple[str, str] = KEY) -> Said:
     """A page-worthy signal of a key."""
     seen = signal(at, phase, at if started is None else started, key)
-    return Said(b"signal", replace(seen, partition=partition).to_json())
+    return Said(SIGNAL, replace(seen, partition=partition).to_json())
 
 
 def logged(said: list[Said], first: int = 0) -> list[Record]:

@@ -28,6 +28,12 @@ import click
 
 VERSION = "4.1.0"
 POM = Path(__file__).with_name("pom.xml")
+TOOLS = {
+    "kafka-acls": "org.apache.kafka.tools.AclCommand",
+    "kafka-configs": "kafka.admin.ConfigCommand",
+    "kafka-console-producer": "org.apache.kafka.tools.ConsoleProducer",
+    "kafka-topics": "org.apache.kafka.tools.TopicCommand",
+}
 STARTS_WITHIN_S = 60.0
 STOPS_WITHIN_S = 20.0
 
@@ -134,6 +140,11 @@ class Broker:
     def kill(self) -> None:
         """SIGKILL, as if the process had lost its power."""
         self._ends(signal.SIGKILL)
+
+    def tool(self, name: str, *arguments: str, stdin: str = "") -> str:
+        """What Kafka's own command prints, such as kafka-topics. Raises CalledProcessError."""
+        command = self._java(TOOLS[name], *arguments)
+        return subprocess.run(command, input=stdin, check=True, capture_output=True, encoding="utf-8").stdout
 
     def _ends(self, how: signal.Signals) -> bool:
         """Whether it is gone in time."""
