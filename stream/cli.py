@@ -95,6 +95,8 @@ def responder(directory: Path | None, policy: Path | None, ledger: Path) -> None
     from stream.standby import Standby  # Kafka's clients are slow to import, and `stop` must be fast
     from stream.transport import Unreachable
 
+    if not ledger.absolute().parent.is_dir():
+        raise click.ClickException(f"{ledger.absolute().parent}: no such folder for the ledger")
     configure()
     try:
         opened = partial(Ledger, f"sqlite:///{ledger}")
