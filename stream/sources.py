@@ -40,7 +40,9 @@ class LineReader:
     def read(self, block: bytes, clock: Ms = ABSENT) -> Batch:
         """The calls of all lines that this block completes; `clock` is the time of receipt, ABSENT for a file."""
         held = self._rest + block
-        end = len(held) if len(held) >= LONGEST_LINE else held.rfind(b"\n") + 1
+        end = held.rfind(b"\n") + 1
+        if len(held) - end >= LONGEST_LINE:
+            end = len(held)
         self._rest = held[end:]
         return self._decode(held[:end], clock)
 
