@@ -19,6 +19,7 @@ from schemas.directory import Directory
 from schemas.documents import DocumentError
 from schemas.policy import Policy
 from schemas.prices import PriceEntry, PriceList
+from schemas.snapshot import BadCheckpoint
 from stream.cli_kafka import emit, topics
 from stream.documents import read_document, recommended
 from stream.duty import courier, wall
@@ -54,7 +55,7 @@ main.add_command(emit)
 
 
 @main.command()
-@click.argument("source", type=click.Path(allow_dash=True), default="-")
+@click.argument("source", type=click.Path(exists=True, dir_okay=False, allow_dash=True), default="-")
 @click.option("--history", type=FILE, help="Read this NDJSON file first, for baselines; nothing in it is acted on.")
 @prices_option
 @directory_option
@@ -68,8 +69,10 @@ def run(
         running = Run(_policy(policy), _directory(directory), _prices(prices), Settings(), ledger, click.echo)
     except SettingsError as error:
         raise click.ClickException(str(error)) from error
-    if history is not None:
-        running.learn(history)
+    try:
+        running.begin(source, history)
+    except BadCheckpoint as error:
+        raise click.ClickException(str(error)) from error
     asyncio.run(running.go(source))
 
 

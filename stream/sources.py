@@ -6,6 +6,7 @@ import gzip
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -40,7 +41,9 @@ class LineReader:
     def read(self, block: bytes, clock: Ms = ABSENT) -> Batch:
         """The calls of all lines that this block completes; `clock` is the time of receipt, ABSENT for a file."""
         held = self._rest + block
-        end = len(held) if len(held) >= LONGEST_LINE else held.rfind(b"\n") + 1
+        end = held.rfind(b"\n") + 1
+        if len(held) - end >= LONGEST_LINE:
+            end = len(held)
         self._rest = held[end:]
         return self._decode(held[:end], clock)
 
@@ -129,13 +132,28 @@ def _medians(ts: I64, lo: int, hi: int) -> I64:
     return out
 
 
-def read_file(path: Path, reader: LineReader) -> Iterator[Batch]:
-    """All calls of an NDJSON file (`.gz`: gzip), with the file's clock. Raises OSError, gzip.BadGzipFile, EOFError."""
-    clock = FileClock()
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            yield clock.feed(reader.read(block))
+def opened(path: Path) -> BinaryIO:
+    """The bytes of a file, unpacked where its name ends in `.gz`. Raises OSError."""
+    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+
+
+def read_on(file: BinaryIO, reader: LineReader, clock: FileClock) -> Iterator[Batch]:
+    """The calls of all finished lines from here on, but the last ones. Raises OSError, gzip.BadGzipFile, EOFError."""
+    while block := file.read(BLOCK_BYTES):
+        yield clock.feed(reader.read(block))
+
+
+def read_out(reader: LineReader, clock: FileClock) -> Iterator[Batch]:
+    """The last calls of a file: its unfinished line, and those whose followers the clock was waiting for."""
     yield clock.feed(reader.finish())
     last = clock.finish()
     if last is not None:
         yield last
+
+
+def read_file(path: Path, reader: LineReader) -> Iterator[Batch]:
+    """All calls of an NDJSON file (`.gz`: gzip), with the file's clock. Raises OSError, gzip.BadGzipFile, EOFError."""
+    clock = FileClock()
+    with opened(path) as file:
+        yield from read_on(file, reader, clock)
+    yield from read_out(reader, clock)

@@ -81,14 +81,13 @@ def test_poison_in_mid_batch_is_quarantined_once_and_its_neighbours_are_kept(sit
     assert verdict.quarantined == 6
 
 
-@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
-def test_compressed_batches_of_every_codec_are_read(site: Site, codec: str) -> None:
-    traffic = Traffic(site.kafka, {"compression.type": codec})
-    traffic.some(2_000)
+def test_compressed_batches_of_every_codec_are_read(site: Site) -> None:
+    for codec in ("gzip", "snappy", "lz4", "zstd", "none"):
+        Traffic(site.kafka, {"compression.type": codec}).some(1_000)
     site.worker()
     verdict = settled(site)
     assert verdict.wrong == []
-    assert verdict.calls > 1_900
+    assert verdict.calls > 4_900
 
 
 def test_aborted_transactions_are_not_counted_and_their_markers_are_no_gap(site: Site) -> None:
@@ -178,11 +177,11 @@ def test_a_rejected_checkpoint_ends_the_worker_and_moves_no_position(site: Site)
 
 def test_a_checkpoint_of_several_chunks_is_restored(site: Site) -> None:
     traffic = Traffic(site.kafka)
-    for n in range(20_000):
+    for n in range(60_000):
         traffic.send(json.dumps(event(n, n, 100 + n)).encode())
     traffic.flush()
     first = site.worker()
-    eventually(lambda: first.metric("burnguard_calls_total") == 20_000, 60, "read")
+    eventually(lambda: first.metric("burnguard_calls_total") == 60_000, 60, "read")
     eventually(lambda: first.metric("burnguard_uncommitted") == 0, 60, "kept")
     assert first.stop() == 0
     pointer = Pointer.read(asyncio.run(committed(site.kafka))[0][1])

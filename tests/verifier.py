@@ -20,6 +20,7 @@ from schemas.batch import SLICE, Lines, Ms
 from schemas.prices import PriceEntry
 from schemas.pulse import PULSE, Pulse
 from schemas.signals import SIGNAL, Signal
+from schemas.usage import UsageEvent
 from stream.assembly import Assembly
 from stream.checkpoint import EMPTY, Buffer, Pointer, unpack
 from stream.settings import KafkaSettings
@@ -76,6 +77,7 @@ def sums(records: list[Record]) -> Truth:
         clock = max(clock, record.at)
         try:
             call = json.loads(record.value)
+            UsageEvent.model_validate(call)
         except ValueError:
             truth.refused.add(record.offset)
             continue
