@@ -3,8 +3,8 @@
 Rule 1: everything that changes a state lives in this file, and every change goes through the two tables below.
 Rule 2: an order whose outcome is not known counts as applied: it is taken back like one that was.
 Rule 3: while a throttle is on, quiet means nothing (the throttle makes it quiet). Its lease ends, it is taken back, and
-two panes without a burn resolve the incident; a burn applies it again for twice as long, and after the third time a
-human decides.
+two panes without a burn resolve the incident (when the third is heard of); a burn applies it again for twice as long,
+and after the third time a human decides.
 Rule 4: nothing here reads a clock or does IO; what must be written is in `changes`, what people should know in `news`.
 """
 
@@ -129,6 +129,7 @@ class Book:
             incident.episodes.append(signal.episode)
         incident.evidence = signal.evidence
         incident.heard_at = now
+        incident.partition = signal.partition
         incident.holds = context.holds
         if worse(context.severity, incident.severity):
             incident.severity = context.severity
@@ -136,19 +137,19 @@ class Book:
         self._act(incident, now)
         return incident.id
 
-    def pane(self, start: Ms, burning: Collection[tuple[str, str]], now: Ms) -> None:
-        """A closed pane, and who still burned in it: the watch after a throttle was taken back."""
+    def pane(self, partition: int, start: Ms, burning: Collection[tuple[str, str]], now: Ms) -> None:
+        """A part of a closed pane, and who burned in it: the watch after a throttle was taken back.
+
+        A burn counts at once. Quiet counts when the next pane of the partition is heard of, for only then have all parts
+        of this one been. Panes older than the newest one looked at were heard before and change nothing.
+        """
         for incident in list(self._latest.values()):
-            if incident.state is not IncidentState.OPEN or incident.reverted_at is None or start < incident.reverted_at:
+            if incident.partition != partition or not _watched(incident, start):
                 continue
             if (incident.tenant, incident.key_id) in burning:
-                incident.quiet_panes = 0
-                self._act(incident, now)
-            else:
-                incident.quiet_panes += 1
-                if incident.quiet_panes >= QUIET_PANES and self._throttle_of(incident) is None:
-                    self._resolve(incident, now)
-            self._touch(incident)
+                self._burnt(incident, start, now)
+            elif start > incident.pane:
+                self._quiet(incident, start, now)
 
     def tick(self, now: Ms) -> None:
         """Let leases end and proposals lapse."""
@@ -249,6 +250,7 @@ class Book:
             evidence=signal.evidence,
             severity=context.severity,
             holds=context.holds,
+            partition=signal.partition,
         )
         self._enter(incident)
         e = signal.evidence
@@ -375,6 +377,21 @@ class Book:
         incident.quiet_panes = 0
         self._touch(incident)
 
+    def _burnt(self, incident: Incident, start: Ms, now: Ms) -> None:
+        if start == incident.pane and not incident.quiet_panes:
+            return  # heard before
+        incident.pane, incident.quiet_panes = start, 0
+        self._act(incident, now)
+        self._touch(incident)
+
+    def _quiet(self, incident: Incident, start: Ms, now: Ms) -> None:
+        """A new pane, quiet so far; the one before it is over, and stayed as quiet as `quiet_panes` says."""
+        if incident.quiet_panes >= QUIET_PANES and self._throttle_of(incident) is None:
+            self._resolve(incident, now)
+        incident.pane = start
+        incident.quiet_panes += 1
+        self._touch(incident)
+
     # Small parts
 
     def _enter(self, incident: Incident) -> None:
@@ -490,6 +507,12 @@ def alert_row(news: News) -> dict[str, Any] | None:
         "usd_at_risk": incident.evidence.usd_per_hour,
         "evidence": msgspec.to_builtins(incident.evidence) | {"holds": list(incident.holds)},
     }
+
+
+def _watched(incident: Incident, start: Ms) -> bool:
+    """Whether a pane that began at `start` says something about an incident whose throttle was taken back."""
+    taken_back = incident.reverted_at
+    return incident.state is IncidentState.OPEN and taken_back is not None and start >= max(taken_back, incident.pane)
 
 
 def _entity(of: Incident | Order) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -12,6 +13,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -23,6 +25,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import StaticPool
 
 from actions.incidents import Changes
@@ -71,7 +74,13 @@ receipts = Table(
 happenings = Table(
     "happenings", tables, Column("id", Integer, primary_key=True), Column("at", BigInteger), Column("verb", String(16))
 )
+positions = Table("positions", tables, Column("id", Integer, primary_key=True), Column("next", BigInteger))
+folds = Table(
+    "folds", tables, Column("id", Integer, primary_key=True), Column("next", BigInteger), Column("blob", LargeBinary)
+)
 
+BUSY_S = 5
+"""Shorter than the session of the responders' group: waiting for the ledger must not cost the election."""
 Fate = Literal["decided", "stale"]
 Happening = Literal["stop", "release"]
 
@@ -80,24 +89,37 @@ class Deposed(Exception):
     """Another responder has taken the ledger; this one writes nothing any more."""
 
 
+class Busy(Exception):
+    """Another process has kept the ledger locked for BUSY_S; what was to be written was not."""
+
+
 class Ledger:
-    """One file (or `sqlite://` in memory). Every write checks that the epoch is still ours, in its own transaction."""
+    """One file (or `sqlite://` in memory). Every write checks that the epoch is still ours, in its own transaction.
+
+    Every method may raise Busy.
+    """
 
     def __init__(self, url: str) -> None:
         options: dict[str, Any] = {"poolclass": StaticPool} if url == "sqlite://" else {}
-        self._engine: Engine = create_engine(url, connect_args={"timeout": 10, "check_same_thread": False}, **options)
+        self._engine: Engine = create_engine(url, connect_args={"timeout": BUSY_S, "check_same_thread": False}, **options)
         event.listen(self._engine, "connect", _durable)
         event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-        tables.create_all(self._engine)
         self._epoch = 0
+        with self._transaction() as connection:
+            tables.create_all(connection)
 
     def close(self) -> None:
         """Give the file back."""
         self._engine.dispose()
 
+    @property
+    def epoch(self) -> int:
+        """Our epoch; 0 before `take_epoch`."""
+        return self._epoch
+
     def take_epoch(self, now: Ms) -> None:
         """Become the one responder that may write."""
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             held = connection.execute(select(epochs.c.epoch)).scalar()
             self._epoch = (held or 0) + 1
             if held is None:
@@ -105,10 +127,11 @@ class Ledger:
             else:
                 connection.execute(update(epochs).values(epoch=self._epoch, beat=now))
 
-    def beat(self, now: Ms) -> None:
-        """Say that we live. Raises Deposed."""
-        with self._engine.begin() as connection:
+    def beat(self, now: Ms, position: int | None = None) -> None:
+        """Say that we live, and how far we have read. Raises Deposed."""
+        with self._transaction() as connection:
             self._hold(connection, now)
+            _keep_position(connection, position)
 
     def resign(self) -> None:
         """Say that nobody lives here any more. Raises Deposed."""
@@ -116,7 +139,7 @@ class Ledger:
 
     def last_beat(self) -> Ms | None:
         """When a responder last said that it lives."""
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             return connection.execute(select(epochs.c.beat)).scalar()
 
     def write(
@@ -125,10 +148,15 @@ class Ledger:
         decided: Iterable[tuple[str, Ms, str | None, Fate]] = (),
         receipt: Receipt | None = None,
         now: Ms | None = None,
+        position: int | None = None,
     ) -> None:
-        """All that one step changed, in one transaction. Raises Deposed and writes nothing if the epoch is not ours."""
-        with self._engine.begin() as connection:
+        """All that one step changed, and the offset after what it heard, in one transaction.
+
+        Raises Deposed and writes nothing if the epoch is not ours.
+        """
+        with self._transaction() as connection:
             self._hold(connection, now)
+            _keep_position(connection, position)
             for signal in decided:
                 _put(connection, signals, dict(zip(("id", "at", "incident", "fate"), signal, strict=True)))
             for i in changes.incidents.values():
@@ -141,14 +169,32 @@ class Ledger:
             if receipt is not None:
                 connection.execute(insert(receipts).values(webhook_id=receipt.webhook_id, row=_row(receipt)))
 
+    def position(self) -> int | None:
+        """The offset after the last record of signals and pulses that was taken in; None before the first."""
+        with self._transaction() as connection:
+            return connection.execute(select(positions.c.next)).scalar()
+
+    def keep_fold(self, after: int, blob: bytes, position: int | None) -> None:
+        """What was folded of the pulses before the offset `after`. Raises Deposed."""
+        with self._transaction() as connection:
+            self._hold(connection, None)
+            _keep_position(connection, position)
+            _put(connection, folds, {"id": 1, "next": after, "blob": blob})
+
+    def fold(self) -> tuple[int, bytes] | None:
+        """What `keep_fold` was given last."""
+        with self._transaction() as connection:
+            row = connection.execute(select(folds.c.next, folds.c.blob)).first()
+            return None if row is None else (row[0], row[1])
+
     def knows(self, ids: Sequence[str]) -> set[str]:
         """Which of these signals were decided before."""
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             return set(connection.execute(select(signals.c.id).where(signals.c.id.in_(ids))).scalars())
 
     def load(self, resolved_since: Ms) -> tuple[list[Incident], list[Order], list[Delivery]]:
         """Incidents that live (or resolved lately), with their orders and deliveries."""
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             rows = connection.execute(select(incidents.c.row)).scalars().all()
             live = [i for i in _read(rows, Incident) if _matters(i, resolved_since)]
             mine = {i.id for i in live}
@@ -161,15 +207,25 @@ class Ledger:
 
     def happen(self, verb: Happening, now: Ms) -> None:
         """What a person says; any process may."""
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             connection.execute(insert(happenings).values(at=now, verb=verb))
 
     def newest_happening(self) -> Happening | None:
         """The last thing that a person said."""
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             newest = select(happenings.c.verb).order_by(happenings.c.id.desc()).limit(1)
             found: Happening | None = connection.execute(newest).scalar()
             return found
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except OperationalError as error:
+            if "locked" not in str(error.orig):
+                raise
+            raise Busy(f"another process has held the ledger for {BUSY_S} s") from error
 
     def _hold(self, connection: Connection, now: Ms | None) -> None:
         beat = {} if now is None else {"beat": now}
@@ -183,6 +239,11 @@ def _durable(connection: Any, record: Any) -> None:
     connection.isolation_level = None
     for pragma in ("journal_mode=WAL", "synchronous=FULL"):
         connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _keep_position(connection: Connection, position: int | None) -> None:
+    if position is not None:
+        _put(connection, positions, {"id": 1, "next": position})
 
 
 def _put(connection: Connection, table: Table, values: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from schemas.batch import I32, Pane
 from schemas.signals import Signal
+from schemas.snapshot import Snapshot
 
 Names = Sequence[tuple[str, ...]]
 """Row of a vocabulary -> what it stands for; keys: (tenant, key_id)."""
@@ -14,6 +15,11 @@ Names = Sequence[tuple[str, ...]]
 
 class PaneDetector(Protocol):
     """Judges every closed pane: scores, then learns (clipped). Owns its columns, one row per key."""
+
+    @property
+    def name(self) -> str:
+        """Under which name its columns stand in a checkpoint: its file's."""
+        ...
 
     @property
     def config(self) -> str:
@@ -30,4 +36,12 @@ class PaneDetector(Protocol):
 
     def burning(self) -> I32:
         """Keys whose open episode burned in the last pane."""
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """Its columns as records of named fields, so that a column added later starts at its default."""
+        ...
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot, an empty one too; columns that are no longer known are dropped. Raises BadCheckpoint."""
         ...

@@ -9,6 +9,7 @@ from detectors.base import Names
 from detectors.kernels import ACCEPTED, COLUMNS, HOT, NOTHING, QUIET_PANES, RATIO, SETTLED_PANES, YOUNG, judge_spend
 from schemas.batch import I32, NANO, SLICE, WINDOWS, Pane
 from schemas.signals import Contribution, Evidence, Phase, Signal, identity
+from schemas.snapshot import Snapshot, records
 
 GATES_USD = (5.0, 5.0, 5.0, 10.0, 20.0)
 """Over expected, per window of WINDOWS; measured in docs/detection.md section 0."""
@@ -37,8 +38,11 @@ class SpendSpike:
     []
     """
 
+    name = "spend"
+
     def __init__(self, capacity: int = 64) -> None:
         self._keys = np.zeros(capacity, COLUMNS)
+        self._rows = 0
 
     @property
     def config(self) -> str:
@@ -70,7 +74,15 @@ class SpendSpike:
         )
         return [self._signal(pane, int(i), PHASES[int(verdict[i])], keys) for i in np.flatnonzero(verdict != NOTHING)]
 
+    def snapshot(self) -> Snapshot:
+        return {"columns": self._keys[: self._rows]}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        self._keys = records(snapshot, "columns", COLUMNS)
+        self._rows = len(self._keys)
+
     def _grow(self, rows: int) -> None:
+        self._rows = max(self._rows, rows)
         if rows > len(self._keys):
             columns = np.zeros(max(rows, 2 * len(self._keys)), COLUMNS)
             columns[: len(self._keys)] = self._keys

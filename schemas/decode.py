@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from schemas.batch import ABSENT, I64, SERVICE_TIERS, Batch, Lines
 from schemas.quarantine import Quarantined, fingerprint
 from schemas.scan import COUNTS, FIELDS, FLOATS, MAX_LINE, NAMES, WRITE, WRITE_1H, scan
+from schemas.snapshot import BadCheckpoint, Snapshot, array, joined, number, of_numbers, of_texts, part, texts
 from schemas.usage import UsageEvent, bounds, check_parts
 from schemas.vocabulary import Vocabulary
 
@@ -123,6 +124,28 @@ class Decoder:
         self._sample(lines, accepted)
         buffer = lines.buffer if not aside else np.concatenate([lines.buffer, np.frombuffer(bytes(aside), np.uint8)])
         return self._batch(lines, buffer, columns, accepted), refused
+
+    def snapshot(self) -> Snapshot:
+        unknown: Snapshot = {
+            "names": of_texts(self.unknown_names),
+            "counts": np.array(list(self.unknown_names.values()), np.int64),
+        }
+        parts = joined(
+            tenants=self.tenants.snapshot(), keys=self.keys.snapshot(), models=self.models.snapshot(), unknown=unknown
+        )
+        return parts | of_numbers(accepted=self._accepted)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Raises BadCheckpoint."""
+        self.tenants.restore(part(snapshot, "tenants"))
+        self.keys.restore(part(snapshot, "keys"))
+        self.models.restore(part(snapshot, "models"))
+        unknown = part(snapshot, "unknown")
+        names, counts = texts(unknown, "names"), array(unknown, "counts", np.int64)
+        if len(names) != len(counts):
+            raise BadCheckpoint(f"{len(names)} unknown field names have {len(counts)} counts")
+        self.unknown_names = Counter(dict(zip(names, counts.tolist(), strict=True)))
+        self._accepted = number(snapshot, "accepted")
 
     def _batch(self, lines: Lines, buffer: NDArray[np.uint8], c: _Columns, accepted: NDArray[np.bool_]) -> Batch:
         def rows(vocabulary: Vocabulary, *parts: str) -> NDArray[np.int32]:

@@ -24,8 +24,9 @@ class IncidentState(StrEnum):
 class Incident:
     """Episodes that belong together. `told` is the severity that people were last told; `applies` counts throttles.
 
-    `heard_at` is when a signal last spoke of it, `reverted_at` when the last throttle was taken back, `quiet_panes`
-    how many panes have been quiet since.
+    `heard_at` is when a signal last spoke of it, `partition` whose signal that was, `reverted_at` when the last throttle
+    was taken back, `quiet_panes` how many panes of its partition began quiet since, `pane` the start of the newest of
+    those that was looked at.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Incident:
     evidence: Evidence
     severity: Severity
     holds: tuple[str, ...] = ()
+    partition: int = 0
     state: IncidentState = IncidentState.OPEN
     told: Severity | None = None
     episodes: list[str] = field(default_factory=list)
@@ -45,6 +47,7 @@ class Incident:
     human_told: bool = False
     reverted_at: Ms | None = None
     quiet_panes: int = 0
+    pane: Ms = 0
     resolved_at: Ms | None = None
 
 

@@ -13,6 +13,9 @@ from schemas.batch import I32, I64, Ms
 PART_BYTES = 500_000
 PULSE = b"pulse"
 """The record key of a part of a pulse on its topic."""
+RINGS, COUNTS = 3, 6
+MOST = 2**62
+"""No slot number, sum or count of a pulse is so large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +103,13 @@ class Pulse:
 
     @staticmethod
     def read(message: bytes) -> Pulse:
-        """The pulse (or part) that `parts` wrote. Raises msgspec.DecodeError."""
-        wire = msgspec.msgpack.decode(message, type=_Pulse)
+        """The pulse (or part) that `parts` wrote. Raises msgspec.DecodeError for everything else."""
+        try:
+            wire = msgspec.msgpack.decode(message, type=_Pulse)
+        except (UnicodeDecodeError, RecursionError) as error:
+            raise msgspec.DecodeError(f"not a pulse: {error}") from error
+        if not (0 <= wire.partition < 2**31 and 0 <= wire.clock < MOST):
+            raise msgspec.ValidationError(f"a pulse of partition {wire.partition} at {wire.clock} cannot be")
         return Pulse(
             wire.partition,
             wire.clock,
@@ -150,11 +158,25 @@ def _columns(slots: Slots) -> _Slots:
 
 
 def _slots(wire: _Slots) -> Slots:
-    return Slots(
-        wire.names,
-        np.frombuffer(wire.entity, np.int32),
-        np.frombuffer(wire.ring, np.int32),
-        np.frombuffer(wire.slot, np.int64),
-        np.frombuffer(wire.usd, np.int64),
-        np.frombuffer(wire.counts, np.int64).reshape(-1, 6),
-    )
+    try:
+        slots = Slots(
+            wire.names,
+            np.frombuffer(wire.entity, np.int32),
+            np.frombuffer(wire.ring, np.int32),
+            np.frombuffer(wire.slot, np.int64),
+            np.frombuffer(wire.usd, np.int64),
+            np.frombuffer(wire.counts, np.int64).reshape(-1, COUNTS),
+        )
+    except ValueError as error:
+        raise msgspec.ValidationError(f"a column of a pulse has a wrong length: {error}") from error
+    if len({len(column) for column in (slots.entity, slots.ring, slots.slot, slots.usd, slots.counts)}) > 1:
+        raise msgspec.ValidationError("the columns of a pulse have different lengths")
+    if not (_within(slots.entity, len(slots.names)) and _within(slots.ring, RINGS) and _within(slots.slot, MOST)):
+        raise msgspec.ValidationError("a pulse names an entity, a ring or a slot that cannot be")
+    if not (_within(slots.usd, MOST) and _within(slots.counts.ravel(), MOST) and all(slots.names)):
+        raise msgspec.ValidationError("a pulse names nobody, or a sum that cannot be")
+    return slots
+
+
+def _within(column: I32 | I64, end: int) -> bool:
+    return not len(column) or (int(column.min()) >= 0 and int(column.max()) < end)

@@ -20,6 +20,8 @@ WHOLE_TENANT = "*"
 """As a key: all keys of a tenant. As a tenant: everybody."""
 SIGNAL = b"signal"
 """The record key of a signal on its topic."""
+MOST: Ms = 2**62
+"""No time is so large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,16 @@ class Signal:
 
     @staticmethod
     def read(message: bytes) -> Signal:
-        """The signal that `to_json` wrote. Raises msgspec.DecodeError."""
-        return msgspec.json.decode(message, type=Signal)
+        """The signal that `to_json` wrote, of a kind that this version knows. Raises msgspec.DecodeError for all else."""
+        try:
+            signal = msgspec.json.decode(message, type=Signal)
+        except (UnicodeDecodeError, RecursionError) as error:
+            raise msgspec.DecodeError(f"not a signal: {error}") from error
+        if signal.kind not in FAMILIES:
+            raise msgspec.ValidationError(f"this version does not know the kind {signal.kind!r}")
+        if not (0 <= signal.at < MOST and 0 <= signal.started < MOST and 0 <= signal.partition < 2**31):
+            raise msgspec.ValidationError("a signal's time or partition cannot be")
+        return signal
 
 
 def identity(*parts: str | int) -> str:

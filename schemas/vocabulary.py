@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 from schemas.batch import I32, I64, U8, U64
+from schemas.snapshot import BadCheckpoint, Snapshot, alike, array
 
 
 @njit(cache=True)
@@ -56,6 +57,18 @@ def _look_up(buffer, starts, lengths, hashes, skip, table, rows, arena, offsets,
     return len(out)
 
 
+@njit(cache=True)
+def _place(table, rows, hashes, at, until):  # type: ignore[no-untyped-def]
+    """Enter rows at..until-1 into the open addressing."""
+    mask = np.uint64(len(table) - 1)
+    for row in range(at, until):
+        place = (hashes[row] >> np.uint64(7)) & mask
+        while table[place] != 0:
+            place = (place + np.uint64(1)) & mask
+        table[place] = hashes[row]
+        rows[place] = row
+
+
 class Vocabulary:
     """Texts <-> rows 0, 1, 2 ... in the order of first appearance; a name has one or two parts.
 
@@ -70,7 +83,7 @@ class Vocabulary:
         self._arena: U8 = np.zeros(4096, np.uint8)
         self._offsets: I64 = np.zeros(512, np.int64)
         self._sizes: I32 = np.zeros((512, parts), np.int32)
-        self._hashes: list[int] = []
+        self._hashes: U64 = np.zeros(512, np.uint64)
         self._end = 0
 
     def __len__(self) -> int:
@@ -106,26 +119,59 @@ class Vocabulary:
         while self._end + len(joined) > len(self._arena):
             self._arena = np.concatenate([self._arena, np.zeros_like(self._arena)])
         if row == len(self._offsets):
-            self._offsets = np.concatenate([self._offsets, np.zeros_like(self._offsets)])
-            self._sizes = np.concatenate([self._sizes, np.zeros_like(self._sizes)])
+            self._offsets, self._sizes, self._hashes = (
+                np.concatenate([column, np.zeros_like(column)]) for column in (self._offsets, self._sizes, self._hashes)
+            )
         self._arena[self._end : self._end + len(joined)] = np.frombuffer(joined, np.uint8)
         self._offsets[row] = self._end
         self._sizes[row] = [len(text) for text in texts]
+        self._hashes[row] = hashed
         self._end += len(joined)
         self.names.append(tuple(text.decode() for text in texts))
-        self._hashes.append(hashed)
         if 2 * len(self.names) > len(self._table):
-            self._table = np.zeros(2 * len(self._table), np.uint64)
-            self._rows = np.zeros(len(self._table), np.int32)
-            for known, other in enumerate(self._hashes):
-                self._place(other, known)
+            self._rebuild()
         else:
-            self._place(hashed, row)
+            _place(self._table, self._rows, self._hashes, row, row + 1)
 
-    def _place(self, hashed: int, row: int) -> None:
-        mask = len(self._table) - 1
-        place = hashed >> 7 & mask
-        while self._table[place]:
-            place = place + 1 & mask
-        self._table[place] = hashed
-        self._rows[place] = row
+    def _rebuild(self) -> None:
+        """A table that is at most half full."""
+        size = max(1024, 1 << (4 * len(self.names) - 1).bit_length())
+        self._table = np.zeros(size, np.uint64)
+        self._rows = np.zeros(size, np.int32)
+        _place(self._table, self._rows, self._hashes, 0, len(self.names))
+
+    def snapshot(self) -> Snapshot:
+        n = len(self.names)
+        return {
+            "arena": self._arena[: self._end],
+            "offsets": self._offsets[:n],
+            "sizes": self._sizes[:n],
+            "hashes": self._hashes[:n],
+        }
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Raises BadCheckpoint."""
+        alike(snapshot, "offsets", "sizes", "hashes")
+        n = len(snapshot["offsets"])
+        end = len(snapshot["arena"])
+        self._arena = array(snapshot, "arena", np.uint8, room=max(4096, end))
+        self._offsets = array(snapshot, "offsets", np.int64, room=max(512, n))
+        self._sizes = array(snapshot, "sizes", np.int32, self._parts, room=max(512, n))
+        self._hashes = array(snapshot, "hashes", np.uint64, room=max(512, n))
+        self._end = end
+        self.names = _names(self._arena[:end].tobytes(), self._offsets[:n], self._sizes[:n])
+        self._rebuild()
+
+
+def _names(arena: bytes, offsets: I64, sizes: I32) -> list[tuple[str, ...]]:
+    """The names that lie one after the other in the arena, all of their parts. Raises BadCheckpoint."""
+    ends = np.cumsum(sizes, dtype=np.int64).reshape(sizes.shape)
+    starts = ends - sizes
+    if (sizes < 0).any() or (starts[:, 0] != offsets).any() or (ends[-1, -1] if len(ends) else 0) != len(arena):
+        raise BadCheckpoint("the names of a vocabulary do not fill its arena")
+    try:
+        texts = [arena[at:end].decode() for at, end in zip(starts.ravel().tolist(), ends.ravel().tolist(), strict=True)]
+    except UnicodeDecodeError as error:
+        raise BadCheckpoint(f"a name of a vocabulary is not UTF-8: {error.reason}") from error
+    parts = sizes.shape[1]
+    return list(zip(*(texts[p::parts] for p in range(parts)), strict=True))

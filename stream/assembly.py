@@ -9,6 +9,7 @@ from schemas.batch import SLICE, Ms
 from schemas.decode import Decoder
 from schemas.prices import PriceEntry
 from schemas.signals import identity
+from schemas.snapshot import Snapshot, joined, part
 from stream.dedupe import NEWEST_IDS, SeenIds
 from stream.pipeline import Output, Pipeline
 from stream.pricing import PriceBook
@@ -34,6 +35,14 @@ class Assembly:
             config=self.config,
         )
 
+    def snapshot(self) -> Snapshot:
+        return joined(decoder=self.decoder.snapshot(), pipeline=self.pipeline.snapshot())
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot, whatever it was judged by before. Raises BadCheckpoint."""
+        self.decoder.restore(part(snapshot, "decoder"))
+        self.pipeline.restore(part(snapshot, "pipeline"))
+
 
 def respond(output: Output, responder: Responder, now: Ms | None, after: Callable[[Ms], None] = lambda now: None) -> None:
     """Let the responder hear a step's signals and panes in time order.
@@ -50,7 +59,7 @@ def respond(output: Output, responder: Responder, now: Ms | None, after: Callabl
             waiting = next(signals, None)
         if due:
             responder.hear(due, at)
-        responder.pane(pulse.clock - SLICE, pulse.burning, at)
+        responder.pane(pulse.partition, pulse.clock - SLICE, pulse.burning, at)
         if now is None:
             responder.tick(at)
         after(at)

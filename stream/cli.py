@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+from collections.abc import Coroutine
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -18,10 +21,12 @@ from schemas.policy import Policy
 from schemas.prices import PriceEntry, PriceList
 from stream.cli_kafka import emit, topics
 from stream.documents import read_document, recommended
+from stream.duty import courier, wall
 from stream.lab.backtest import backtest as replay
+from stream.logs import configure
 from stream.responder import pull_switch
-from stream.run import Run, courier, wall
-from stream.settings import Settings, SettingsError
+from stream.run import Run
+from stream.settings import KafkaSettings, Settings, SettingsError, WorkerSettings
 
 M = TypeVar("M", bound=BaseModel)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -69,6 +74,37 @@ def run(
 
 
 @main.command()
+@prices_option
+def worker(prices: Path | None) -> None:
+    """Fold the usage topic in Kafka (BURNGUARD_KAFKA_..., BURNGUARD_WORKER_...) and say signals and pulses."""
+    from stream.app import KafkaError, work  # Faust and Kafka's clients are slow to import, and `stop` must be fast
+
+    configure()
+    try:
+        asyncio.run(work(KafkaSettings(), WorkerSettings(), _prices(prices)))
+    except (SettingsError, KafkaError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@main.command()
+@directory_option
+@policy_option
+@ledger_option
+def responder(directory: Path | None, policy: Path | None, ledger: Path) -> None:
+    """Act on the signals in Kafka (BURNGUARD_KAFKA_...): one responder of a ledger is active, others stand by."""
+    from stream.standby import Standby  # Kafka's clients are slow to import, and `stop` must be fast
+    from stream.transport import Unreachable
+
+    configure()
+    try:
+        opened = partial(Ledger, f"sqlite:///{ledger}")
+        standby = Standby(opened, _policy(policy), _directory(directory), Settings(), KafkaSettings(), click.echo)
+        asyncio.run(_until_told(standby.go()))
+    except (SettingsError, Unreachable) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@main.command()
 @click.argument("source", type=FILE)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for alerts.jsonl.")
 @prices_option
@@ -107,6 +143,15 @@ def stop(release: bool, ledger: Path) -> None:
     settings = Settings()
     said = pull_switch(Ledger(f"sqlite:///{ledger}"), release, wall, partial(courier, settings), recommended())
     click.echo(asyncio.run(said))
+
+
+async def _until_told(work: Coroutine[None, None, None]) -> None:
+    """Work until SIGTERM or SIGINT."""
+    task = asyncio.create_task(work)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 def _policy(path: Path | None) -> Policy:

@@ -7,6 +7,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from schemas.batch import I64, U64
+from schemas.snapshot import Snapshot, array, number
 
 NEWEST_IDS = 2**20
 
@@ -55,6 +56,18 @@ def _forget(h, table, full, mask):  # type: ignore[no-untyped-def]
     full[gap] = False
 
 
+@njit(cache=True)
+def _enter(ids, table, full):  # type: ignore[no-untyped-def]
+    """Enter ids that differ from one another."""
+    mask = np.uint64(len(table) - 1)
+    for h in ids:
+        place = h & mask
+        while full[place]:
+            place = (place + np.uint64(1)) & mask
+        table[place] = h
+        full[place] = True
+
+
 class SeenIds:
     """The newest `size` event ids (64-bit hashes; size is a power of two), first come first forgotten."""
 
@@ -71,6 +84,20 @@ class SeenIds:
         fresh = np.empty(len(event), np.bool_)
         _first_seen(event, self._table, self._full, self._ring, self._state, fresh)
         return fresh
+
+    def snapshot(self) -> Snapshot:
+        """`ring` is the part in use, `seen` how many ids there ever were: the oldest is `ring[seen % len(ring)]`."""
+        return {"ring": self._ring[: min(int(self._state[0]), len(self._ring))], "seen": self._state}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """A window of another size keeps its newest ids. Raises BadCheckpoint."""
+        ring, seen = array(snapshot, "ring", np.uint64), number(snapshot, "seen")
+        if len(ring):
+            ring = np.roll(ring, -(seen % len(ring)))[-len(self._ring) :]
+        self._ring[: len(ring)] = ring
+        self._state[0] = len(ring)
+        self._full[:] = False
+        _enter(ring, self._table, self._full)
 
 
 class NoDedupe(SeenIds):

@@ -14,6 +14,7 @@ from detectors.base import Names, PaneDetector
 from schemas.batch import ABSENT, I32, I64, SLICE, Batch, Ms, Pane
 from schemas.pulse import Pulse, Slots
 from schemas.signals import Signal
+from schemas.snapshot import Snapshot, array, joined, number, of_numbers, part
 from stream.dedupe import SeenIds
 from stream.windows import (
     COUNTS,
@@ -156,6 +157,37 @@ class Pipeline:
         if self._edge == NEVER:
             return []
         return [self._pulse(self._edge - 1, np.empty(0, np.int32), np.empty((0, MEASURES), np.int64))]
+
+    def snapshot(self) -> Snapshot:
+        """Everything that the next call depends on but the vocabularies, which are the decoder's."""
+        late = np.concatenate(self._late) if self._late else np.empty((0, 3), np.int64)
+        own: Snapshot = {"tenant_of": self._tenant_of[: self._keys.rows], "late": late}
+        return (
+            own
+            | of_numbers(clock=self._clock, edge=self._edge, covered=self._covered)
+            | joined(
+                keys=self._keys.snapshot(),
+                tenants=self._tenants.snapshot(),
+                open=self._open.snapshot(),
+                seen=self._seen.snapshot(),
+                counters=of_numbers(**self.counters),
+                **{detector.name: detector.snapshot() for detector in self._detectors},
+            )
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """A counter or detector that the snapshot does not know starts afresh. Raises BadCheckpoint."""
+        self._keys.restore(part(snapshot, "keys"))
+        self._tenants.restore(part(snapshot, "tenants"))
+        self._open.restore(part(snapshot, "open"))
+        self._seen.restore(part(snapshot, "seen"))
+        for detector in self._detectors:
+            detector.restore(part(snapshot, detector.name))
+        counters = part(snapshot, "counters")
+        self.counters = {name: number(counters, name, default=0) for name in self.counters}
+        self._tenant_of = array(snapshot, "tenant_of", np.int32)
+        self._late = [array(snapshot, "late", np.int64, 3)]
+        self._clock, self._edge, self._covered = (number(snapshot, name) for name in ("clock", "edge", "covered"))
 
     def _grow(self, batch: Batch) -> None:
         keys, tenants = len(self._names.keys.names), len(self._names.tenants.names)

@@ -52,28 +52,38 @@ class Responder:
         self._directory = directory
         self._stale = stale
         self._failpoint = failpoint
+        self._position: int | None = None
         self._book = Book(policy, arming, jitter, runbooks)
         ledger.take_epoch(now)
         self._book.load(*ledger.load(now - REOPENS))
         self._obey(now)
 
-    def hear(self, signals: Sequence[Signal], now: Ms) -> None:
-        """Decide about every signal that the ledger does not know yet."""
+    def hear(self, signals: Sequence[Signal], now: Ms, position: int | None = None) -> None:
+        """Decide about every signal that the ledger does not know yet.
+
+        `position` is the offset after them, written with what they changed; where they changed nothing, with the next
+        thing that is written.
+        """
         known = self._ledger.knows([signal.id for signal in signals])
         decided: list[tuple[str, Ms, str | None, Fate]] = []
         for signal in signals:
             if signal.id in known:
                 continue
+            known.add(signal.id)
             if signal.at < now - self._stale and signal.phase != "clear":
                 decided.append((signal.id, signal.at, None, "stale"))
             else:
                 incident = self._book.observe(signal, in_context(signal, self._directory), now)
                 decided.append((signal.id, signal.at, incident, "decided"))
+        self._reached(position)
         self._write("hear", decided)
 
-    def pane(self, start: Ms, burning: Collection[tuple[str, str]], now: Ms) -> None:
-        """A pane that began at `start` has closed; `burning` still burned in it."""
-        self._book.pane(start, burning, now)
+    def pane(
+        self, partition: int, start: Ms, burning: Collection[tuple[str, str]], now: Ms, position: int | None = None
+    ) -> None:
+        """A pane that began at `start` has closed; `burning` still burned in it, as far as this part of it says."""
+        self._book.pane(partition, start, burning, now)
+        self._reached(position)
         self._write("pane")
 
     def tick(self, now: Ms) -> None:
@@ -82,8 +92,8 @@ class Responder:
         self._write("tick")
 
     def watch(self, now: Ms) -> None:
-        """Once a second while live: say that we live, and obey the kill switch."""
-        self._ledger.beat(now)
+        """Once a second while live: say that we live and how far we have read, and obey the kill switch."""
+        self._ledger.beat(now, self._position)
         self._obey(now)
 
     def take_all_back(self, now: Ms) -> None:
@@ -120,6 +130,14 @@ class Responder:
         news, self._book.news = self._book.news, []
         return news
 
+    def keep_fold(self, after: int, blob: bytes) -> None:
+        """Write down what was folded of the pulses before the offset `after`."""
+        self._ledger.keep_fold(after, blob, self._position)
+
+    def _reached(self, position: int | None) -> None:
+        if position is not None:
+            self._position = position
+
     def _obey(self, now: Ms) -> None:
         stopped = self._ledger.newest_happening() == "stop"
         if stopped and not self._book.stopped:
@@ -138,7 +156,7 @@ class Responder:
         if not changes and not decided and receipt is None:
             return
         self._failpoint(f"before {step}")
-        self._ledger.write(changes, decided, receipt)
+        self._ledger.write(changes, decided, receipt, position=self._position)
         self._book.changes = Changes()
         self._failpoint(f"after {step}")
 

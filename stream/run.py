@@ -4,47 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import sys
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from actions.deliver import Courier, Outbox
 from actions.ledger import Ledger
-from actions.webhook import Guard
-from schemas.batch import Ms
 from schemas.directory import Directory
 from schemas.policy import Policy
 from schemas.prices import PriceEntry
 from stream.assembly import AFTER_END, Assembly, respond
-from stream.live import Stories, line, usd
+from stream.duty import TICK_S, Duty, Say, wall
+from stream.live import usd
 from stream.pipeline import Output
-from stream.responder import Responder
 from stream.settings import Settings
 from stream.sources import LineReader, read_file
-from stream.tenants import TenantMeters
-from stream.windows import HOUR
 
-TICK_S = 0.25
-WATCH: Ms = 1_000
-LAST_DELIVERIES_S = 20.0
 READ_BYTES = 1 << 20
-Say = Callable[[str], None]
-
-
-def wall() -> Ms:
-    """Wall time in Ms."""
-    return time.time_ns() // 1_000_000
-
-
-def courier(settings: Settings, outbox: Outbox) -> Courier | None:
-    """The courier for the configured receiver, None where there is none."""
-    if settings.webhook_url is None:
-        return None
-    return Courier(outbox, settings.webhook_url, settings.secrets(), Guard(settings.webhook_allow_networks), wall)
 
 
 class Run:
@@ -62,20 +38,9 @@ class Run:
         settings.check(policy)
         self._say = say
         self._assembly = Assembly(prices)
-        self._tenants = TenantMeters()
         self._quarantine = ledger.with_suffix(".quarantine.jsonl")
         self._reader = LineReader(self._assembly.decoder)
-        self._responder = Responder(
-            Ledger(f"sqlite:///{ledger}"),
-            policy,
-            directory,
-            arming=lambda rule: rule.armed,
-            jitter=random.Random(),
-            now=wall(),
-            runbooks=settings.runbook_url,
-        )
-        self._courier = courier(settings, self._responder)
-        self._stories = Stories()
+        self._duty = Duty(Ledger(f"sqlite:///{ledger}"), policy, directory, settings, say)
         self._learnt = dict(self._assembly.pipeline.counters)
         self._refused = 0
 
@@ -84,7 +49,7 @@ class Run:
         reader = LineReader(self._assembly.decoder)
         for batch in read_file(history, reader):
             for pulse in self._assembly.pipeline.feed(batch).pulses:
-                self._tenants.fold(pulse)
+                self._duty.tenants.fold(pulse)
             self._keep(reader)
         counters = self._assembly.pipeline.counters
         self._say(f"history    {counters['unique']} calls, {usd(counters['usd'])}: baselines learnt from {history}")
@@ -92,19 +57,19 @@ class Run:
 
     async def go(self, source: str) -> None:
         """Follow `source` (a file, or `-` for standard input) to its end, then take every live action back."""
-        async with self._courier or nullcontext():
-            deliveries = asyncio.create_task(self._deliver())
+        async with self._duty:
+            deliveries = asyncio.create_task(self._duty.keep_turning())
             following = asyncio.create_task(self._follow(source))
             done, _ = await asyncio.wait({deliveries, following}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
             deliveries.cancel()
-        self._tell()
+        self._duty.tell()
         self._sum_up()
 
     async def _follow(self, source: str) -> None:
         await (self._follow_stdin() if source == "-" else self._follow_file(Path(source)))
-        await self._take_back()
+        await self._duty.take_back()
 
     async def _follow_file(self, path: Path) -> None:
         for batch in read_file(path, self._reader):
@@ -133,31 +98,9 @@ class Run:
 
     def _respond(self, output: Output) -> None:
         for pulse in output.pulses:
-            self._tenants.fold(pulse)
-        respond(output, self._responder, wall())
-        self._tell()
-
-    async def _deliver(self) -> None:
-        watched = 0
-        while True:
-            now = wall()
-            if now - watched >= WATCH:
-                self._responder.watch(now)
-                watched = now
-            self._responder.tick(now)
-            if self._courier is not None:
-                self._courier.start_due()
-            self._tell()
-            await asyncio.sleep(TICK_S)
-
-    async def _take_back(self) -> None:
-        """Nobody watches any more, so nothing may stay throttled."""
-        self._responder.take_all_back(wall())
-        until = time.monotonic() + LAST_DELIVERIES_S
-        while self._responder.out() and time.monotonic() < until:
-            await asyncio.sleep(TICK_S)
-        for order in self._responder.out():
-            self._say(f"NOT TAKEN BACK: {order.action} of {order.tenant}/{order.key_id}; it ends by itself at its lease")
+            self._duty.tenants.fold(pulse)
+        respond(output, self._duty.responder, wall())
+        self._duty.tell()
 
     def _keep(self, reader: LineReader) -> None:
         if reader.quarantined:
@@ -166,11 +109,6 @@ class Run:
             self._refused += len(reader.quarantined)
             reader.quarantined.clear()
 
-    def _tell(self) -> None:
-        for news in self._responder.news():
-            self._stories.hear(news)
-            self._say(line(news))
-
     def _sum_up(self) -> None:
         counters = self._assembly.pipeline.counters
         live = {name: counters[name] - self._learnt[name] for name in counters}
@@ -178,10 +116,7 @@ class Run:
             f"summary    {live['unique']} calls, {usd(live['usd'])} spent; {live['duplicate']} duplicates,"
             f" {live['late']} late, {live['skewed']} ahead of the clock, {self._refused} lines quarantined"
         )
-        for tenant, spent in list(self._tenants.spent(HOUR).items())[:5]:
-            self._say(f"           {tenant}: {usd(spent)} in the last hour")
-        for story in self._stories.told():
-            self._say(f"           {story}")
+        self._duty.sum_up()
 
 
 async def _stdin() -> AsyncIterator[bytes]:

@@ -177,3 +177,23 @@ def _kafka_mistake(kind: str, where: tuple[int | str, ...], message: str) -> str
     if kind == "missing":
         return f"{name} is not set: your brokers as host:port (several: with commas)"
     return f"{name}: {message}"
+
+
+class WorkerSettings(BaseSettings):
+    """How a worker works. `instance` is a static member name (such as the pod's), so that a quick restart moves nothing."""
+
+    model_config = SettingsConfigDict(env_prefix="BURNGUARD_WORKER_", frozen=True, env_ignore_empty=True)
+
+    instance: str | None = None
+    session_timeout_s: Annotated[float, Field(ge=6, le=300)] = 30.0
+    checkpoint_s: Annotated[float, Field(gt=0, le=300)] = 5.0
+    stuck_s: Annotated[float, Field(ge=10)] = 120.0
+    http_port: Annotated[int, Field(ge=0, le=65_535)] = 9464
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError(
+                "; ".join(f"BURNGUARD_WORKER_{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors())
+            ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from schemas.batch import ABSENT, I64, Batch, Ms
 from schemas.decode import Decoder, split
 from schemas.quarantine import Quarantined
+from schemas.snapshot import BadCheckpoint, Snapshot, alike, array, joined, number, of_numbers, part
 from stream.windows import NEVER
 
 BLOCK_BYTES = 4 << 20
@@ -20,6 +21,10 @@ LONGEST_LINE = 64 << 20
 """A line without an end is cut here; its pieces are quarantined as too long."""
 AROUND = 50
 """Lines before and after a line whose median `ts` is its clock: 101 in all."""
+
+KINDS = {"I8": np.int8, "I32": np.int32, "I64": np.int64, "U64": np.uint64}
+HELD = {column.name: KINDS[str(column.type)] for column in fields(Batch)}
+"""The columns of a batch and their types."""
 
 
 class LineReader:
@@ -43,6 +48,14 @@ class LineReader:
         """The last line, which may lack its newline."""
         rest, self._rest = self._rest, b""
         return self._decode(rest, clock)
+
+    def snapshot(self) -> Snapshot:
+        """Where to go on reading: at the unfinished line. Callers take `quarantined` first."""
+        return of_numbers(position=self.position, line=self._line)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Raises BadCheckpoint."""
+        self.position, self._line = number(snapshot, "position"), number(snapshot, "line")
 
     def _decode(self, complete: bytes, clock: Ms) -> Batch:
         lines = split(complete, self.position)
@@ -72,6 +85,20 @@ class FileClock:
 
     def finish(self) -> Batch | None:
         return None if self._held is None else self._emit(len(self._held))
+
+    def snapshot(self) -> Snapshot:
+        held = {} if self._held is None else {c.name: getattr(self._held, c.name) for c in fields(Batch)}
+        return joined(held=held) | of_numbers(done=self._done, clock=self._clock)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Raises BadCheckpoint."""
+        held = part(snapshot, "held")
+        if held:
+            alike(held, *HELD)
+        self._held = Batch(*(array(held, name, kind) for name, kind in HELD.items())) if held else None
+        self._done, self._clock = number(snapshot, "done"), number(snapshot, "clock")
+        if not 0 <= self._done <= (len(self._held) if self._held else 0):
+            raise BadCheckpoint("the rows that a file's clock holds are not whole")
 
     def _emit(self, until: int) -> Batch:
         assert self._held is not None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from schemas.batch import SLICE, Ms
 from schemas.pulse import Pulse
+from schemas.snapshot import BadCheckpoint, Snapshot, array, joined, number, of_numbers, of_texts, part, texts
 from stream.windows import COUNTS, Meter, slot_of
 
 
@@ -29,6 +32,22 @@ class TenantMeters:
             if column >= 0:
                 m.usd[rows[entity], column] = usd
                 m.counts[rows[entity], column, : len(COUNTS)] = counts
+
+    def snapshot(self) -> Snapshot:
+        rows: Snapshot = {
+            "partition": np.array([partition for partition, _ in self._rows], np.int32),
+            "tenant": of_texts(tenant for _, tenant in self._rows),
+        }
+        return rows | of_numbers(clock=self._clock) | joined(meter=self._meter.snapshot())
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Raises BadCheckpoint."""
+        partitions, tenants = array(snapshot, "partition", np.int32).tolist(), texts(snapshot, "tenant")
+        self._meter.restore(part(snapshot, "meter"))
+        if not len(partitions) == len(tenants) == self._meter.rows:
+            raise BadCheckpoint(f"{len(partitions)} partitions, {len(tenants)} tenants, {self._meter.rows} windows")
+        self._rows = {name: row for row, name in enumerate(zip(partitions, tenants, strict=True))}
+        self._clock = number(snapshot, "clock")
 
     def spent(self, window: Ms) -> dict[str, int]:
         """Nano-dollars per tenant over a window that ends with the newest pane, dearest first."""

@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 from schemas.batch import I32, I64, RECENT, SLICE, WINDOWS, Ms
+from schemas.snapshot import BadCheckpoint, Snapshot, alike, array
 
 MINUTE: Ms = 60_000
 HOUR: Ms = 3_600_000
@@ -155,15 +156,30 @@ class Meter:
         self.usd = np.zeros((capacity, SLOTS), np.int64)
         self.counts = np.zeros((capacity, SLOTS, len(COUNTS)), np.uint32)
         self.head = np.full((capacity, 3), NEVER, np.int64)
+        self.rows = 0
 
     def grow(self, rows: int) -> None:
         """Make room for at least `rows` rows; what is there stays."""
+        self.rows = max(self.rows, rows)
         have = len(self.usd)
         if rows > have:
             capacity = max(rows, 2 * have)
             self.usd = enlarged(self.usd, capacity, 0)
             self.counts = enlarged(self.counts, capacity, 0)
             self.head = enlarged(self.head, capacity, NEVER)
+
+    def snapshot(self) -> Snapshot:
+        return {"usd": self.usd[: self.rows], "counts": self.counts[: self.rows], "head": self.head[: self.rows]}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Raises BadCheckpoint."""
+        alike(snapshot, "usd", "counts", "head")
+        self.rows = len(snapshot["usd"])
+        room = self.rows // 4
+        self.usd = array(snapshot, "usd", np.int64, SLOTS, room=room)
+        self.counts = array(snapshot, "counts", np.uint32, SLOTS, len(COUNTS), room=room)
+        self.head = array(snapshot, "head", np.int64, 3, room=room)
+        self.head[self.rows :] = NEVER
 
     def add(self, rows: I32, sums: I64, slot: int) -> None:
         """Add the sums of 5-s slot `slot` (rows x MEASURES) to the rings of `rows`."""
@@ -195,10 +211,12 @@ class Meter:
         return slot * SLICE
 
 
-def enlarged(array: np.ndarray, rows: int, fill: int | float) -> np.ndarray:
-    """A copy of `array` with `rows` rows, the new ones filled."""
-    out = np.full((rows, *array.shape[1:]), fill, array.dtype)
-    out[: len(array)] = array
+def enlarged(column: np.ndarray, rows: int, fill: int | float) -> np.ndarray:
+    """A copy of `column` with `rows` rows, the new ones filled; rows of zeros take no memory until they are used."""
+    out = np.zeros((rows, *column.shape[1:]), column.dtype)
+    out[: len(column)] = column
+    if fill:
+        out[len(column) :] = fill
     return out
 
 
@@ -221,6 +239,22 @@ class OpenPanes:
         if self.used + calls > len(self.arena):
             rows = max(self.used + calls, 2 * len(self.arena))
             self.arena, self.keys, self.slots = (enlarged(a, rows, 0) for a in (self.arena, self.keys, self.slots))
+
+    def snapshot(self) -> Snapshot:
+        return {"arena": self.arena[: self.used], "keys": self.keys[: self.used], "slots": self.slots[: self.used]}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Raises BadCheckpoint."""
+        self.arena = array(snapshot, "arena", np.int64, MEASURES)
+        self.keys = array(snapshot, "keys", np.int32)
+        self.slots = array(snapshot, "slots", np.int64)
+        alike(snapshot, "arena", "keys", "slots")
+        if (self.keys < 0).any():
+            raise BadCheckpoint("an open pane has a key below 0")
+        self.used = len(self.keys)
+        self.grow(int(self.keys.max(initial=-1)) + 1, 0)
+        self.index[:] = -1
+        self.index[self.slots % OPEN_SLOTS, self.keys] = np.arange(self.used)
 
     def first_slot(self) -> int | None:
         """The oldest slice that holds anything."""

@@ -139,7 +139,7 @@ class Story:
 
     def pane(self, end: int, burning: list[tuple[str, str]]) -> None:
         """The pane that ended `end` seconds after T0 has closed."""
-        self.responder.pane(T0 + end * 1000 - SLICE, burning, self.now)
+        self.responder.pane(0, T0 + end * 1000 - SLICE, burning, self.now)
         self.deliver()
 
     def whats(self) -> list[str]:

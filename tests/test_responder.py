@@ -36,7 +36,7 @@ def test_a_throttle_is_applied_reverted_at_lease_end_and_the_incident_resolves(s
     assert not story.hook.throttled
     assert story.whats() == LIFE
     assert story.told[3][0] == 60
-    assert story.told[4][0] == 70
+    assert story.told[4][0] == 75
 
 
 def test_quiet_while_throttled_does_not_resolve(story: Story) -> None:

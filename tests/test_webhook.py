@@ -18,7 +18,7 @@ from actions.deliver import Courier
 from actions.webhook import Guard, NoGuard, post, read_answer, session, signed
 from examples.receiver.receiver import Receiver
 from schemas.orders import Delivery, Receipt
-from stream.run import wall
+from stream.duty import wall
 
 SECRET = "whsec_" + "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
 OTHER = "whsec_" + "b3RoZXJvdGhlcm90aGVyb3RoZXJvdGhl"

@@ -1,0 +1,173 @@
+"""`burnguard worker`: Faust's group, assignment and supervision around the worker; health, metrics, a watchdog."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any, NoReturn, cast
+
+import faust
+import structlog
+from aiohttp import web
+from aiokafka.errors import KafkaError as KafkaError
+from faust.app.base import BootStrategy
+from faust.types import StreamT
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from yarl import URL
+
+from schemas.prices import PriceEntry
+from stream.assembly import Assembly
+from stream.checkpoint import Buffer, Checkpoint, compress, decompress, pack, read
+from stream.duty import wall
+from stream.partition import Names
+from stream.records import Fetched, RawBatch, to_lines
+from stream.settings import KafkaSettings, WorkerSettings
+from stream.transport import Group, Topics, raw_transport
+from stream.worker import Worker
+
+log = structlog.get_logger()
+TICK_S = 0.25
+WATCH_S = 1.0
+READY_S = 30.0
+
+
+def die(reason: str) -> NoReturn:
+    """Stop at once, without a last checkpoint: what is not committed is read again by whoever comes next."""
+    log.critical("died", reason=reason, exc_info=sys.exc_info()[1] is not None)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+class Readers(BootStrategy):
+    """Faust's consumer without its producer: what we write has acknowledgements that we wait for ourselves."""
+
+    enable_kafka_producer = False
+
+
+class App(faust.App):
+    BootStrategy = Readers
+
+
+def compile_kernels() -> None:
+    """Run everything once on a made-up burn, before the group counts on us: compiling takes seconds."""
+    line = b'{"event_id":"%d","ts":%d,"tenant":"t","key_id":"k","model":"m","input_tokens":1,"output_tokens":99999999}'
+    assembly, fresh = Assembly([]), Assembly([])
+    for n in range(3):
+        value = line % (n, 1_000_000 + n)
+        record = b"\0\0\0\1" + bytes([2 * len(value) & 0x7F | 0x80, 2 * len(value) >> 7]) + value + b"\0"
+        body = bytes([2 * len(record) & 0x7F | 0x80, 2 * len(record) >> 7]) + record
+        lines = to_lines("kernels", [Fetched(n, n + 1, (RawBatch(n, 1, 1_000_000_000 + n * 60_000, body),))])
+        assembly.pipeline.feed(assembly.decoder.decode(lines)[0])
+    fresh.restore(read(decompress(compress(pack(Checkpoint(assembly.snapshot(), ""), Buffer())), Buffer())).state)
+
+
+def faust_app(kafka: KafkaSettings, settings: WorkerSettings) -> faust.App:
+    """Faust as the distributed engine only: group, assignment, supervision; no table, no commit, no leader topic."""
+    broker = URL(f"kafka://{kafka.bootstrap.split(',')[0]}")
+    app = App(
+        kafka.group,
+        broker=broker,
+        store="memory://",
+        web_enabled=False,
+        stream_wait_empty=False,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        worker_redirect_stdouts=False,
+        broker_session_timeout=settings.session_timeout_s,
+    )
+    app.transport = raw_transport(kafka, settings)([broker], app)
+    return app
+
+
+async def work(kafka: KafkaSettings, settings: WorkerSettings, prices: list[PriceEntry]) -> None:
+    """Work until SIGTERM or SIGINT, then write a last checkpoint and leave the group."""
+    compile_kernels()
+    app, topics = faust_app(kafka, settings), Topics(kafka)
+    names = Names(kafka.usage_topic, kafka.signals_topic, kafka.state_topic, kafka.quarantine_topic)
+    worker = Worker(Group(app, kafka), topics, names, prices, checkpoint_s=settings.checkpoint_s, clock=wall)
+    usage = app.topic(kafka.usage_topic, value_type=None, value_serializer="raw", key_serializer="raw", maxsize=8)
+
+    async def calls(stream: StreamT[Any]) -> None:
+        async for event in cast("faust.Stream[Any]", stream).noack().events():
+            try:
+                await worker.take(event.message.partition, event.message.generation_id, event.message.value)
+            except Exception as error:
+                die(f"partition {event.message.partition}: {error}")
+
+    app.agent(usage)(calls)
+    leave = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, leave.set)
+    threading.Thread(target=_watch, args=(worker, settings.stuck_s), daemon=True, name="watchdog").start()
+    await topics.start()
+    server = await _serve(worker, settings.http_port)
+    await app.start()
+    beats = [asyncio.create_task(_ticking(worker)), asyncio.create_task(_checkpointing(worker))]
+    crash = asyncio.create_task(app.wait_until_stopped())
+    await asyncio.wait({crash, asyncio.create_task(leave.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    if not leave.is_set():
+        die(f"Faust stopped: {app.crash_reason!r}")
+    for beat in beats:
+        beat.cancel()
+    await asyncio.gather(*beats, return_exceptions=True)
+    await worker.checkpoint()
+    await app.stop()
+    await topics.stop()
+    await server.cleanup()
+
+
+async def _ticking(worker: Worker) -> None:
+    while True:
+        try:
+            await worker.tick()
+        except Exception as error:
+            die(str(error))
+        await asyncio.sleep(TICK_S)
+
+
+async def _checkpointing(worker: Worker) -> None:
+    pause = TICK_S
+    while True:
+        await asyncio.sleep(pause)
+        try:
+            pause = await worker.checkpoint()
+        except Exception as error:
+            die(f"checkpoint: {error}")
+
+
+def _watch(worker: Worker, limit_s: float) -> None:
+    """A worker that does not get on says where it hangs and dies; its supervisor starts it again."""
+    while True:
+        time.sleep(WATCH_S)
+        reason = worker.stuck(limit_s)
+        if reason is not None:
+            faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+            die(f"stuck: {reason}")
+
+
+async def _serve(worker: Worker, port: int) -> web.AppRunner:
+    """`/health`, `/ready` and `/metrics` on 127.0.0.1."""
+
+    async def health(request: web.Request) -> web.Response:
+        return web.Response(text="alive\n")
+
+    async def ready(request: web.Request) -> web.Response:
+        fine = worker.ready() and time.monotonic() - worker.beat < READY_S
+        return web.Response(text="ready\n" if fine else "not ready\n", status=200 if fine else 503)
+
+    async def scrape(request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    server = web.Application()
+    server.add_routes([web.get("/health", health), web.get("/ready", ready), web.get("/metrics", scrape)])
+    runner = web.AppRunner(server, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    log.info("listening", address=f"http://127.0.0.1:{runner.addresses[0][1]}")
+    return runner

@@ -1,0 +1,71 @@
+"""Every metric of a worker once, with its meaning and unit (Prometheus)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from schemas.batch import NANO, Ms
+from schemas.signals import Signal
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+CALLS = Counter("burnguard_calls", "Calls folded, duplicates among them")
+DUPLICATE = Counter("burnguard_duplicate", "Calls dropped because their event id was seen before")
+LATE = Counter("burnguard_late", "Calls that came after their own slice had closed")
+SKEWED = Counter("burnguard_skewed", "Calls more than a minute ahead of the clock, counted at the clock")
+USD = Counter("burnguard_usd", "Dollars that the folded calls cost")
+QUARANTINED = Counter("burnguard_quarantined", "Lines refused and written to the quarantine topic")
+SKIPPED = Counter("burnguard_skipped", "Records fetched again that were folded before; grows only after a rebalance")
+OFFSET_GAP = Counter("burnguard_offset_gap", "Records deleted by retention before they were read")
+SIGNALS = Counter("burnguard_signals", "Signals said", ["kind", "phase"])
+SIGNAL_DELAY = Histogram("burnguard_signal_delay_seconds", "From the end of the pane to the signal", buckets=SECONDS)
+CHECKPOINT_STALL = Histogram("burnguard_checkpoint_stall_seconds", "Folding waits while the state is copied", buckets=SECONDS)
+CHECKPOINT_SECONDS = Histogram("burnguard_checkpoint_seconds", "From the cut to the commit", buckets=SECONDS)
+CHECKPOINT_BYTES = Counter("burnguard_checkpoint_bytes", "Compressed bytes of checkpoints written")
+RESTORE_SECONDS = Histogram("burnguard_restore_seconds", "Loading a partition", buckets=SECONDS)
+FENCED = Counter("burnguard_fenced", "Commits that the group refused because it had moved on")
+PARTITIONS = Gauge("burnguard_partitions", "Partitions loaded here")
+LAG = Gauge("burnguard_lag", "Records behind the end of the partition", ["partition"])
+POINTER_AGE = Gauge("burnguard_pointer_age_seconds", "Since the oldest pointer of a partition that has changed")
+
+
+class Standing(Protocol):
+    """What is measured of a partition."""
+
+    @property
+    def checkpointed_at(self) -> float: ...
+    @property
+    def changed(self) -> bool: ...
+
+
+def folded(before: Mapping[str, int], after: Mapping[str, int], refused: int, again: int) -> None:
+    """Count what one fold added."""
+    for counter, name in ((CALLS, "calls"), (DUPLICATE, "duplicate"), (LATE, "late"), (SKEWED, "skewed")):
+        counter.inc(after[name] - before[name])
+    USD.inc((after["usd"] - before["usd"]) / NANO)
+    QUARANTINED.inc(refused)
+    SKIPPED.inc(again)
+
+
+def said(signal: Signal, now: Ms) -> None:
+    """Count a signal."""
+    SIGNALS.labels(signal.kind, signal.phase).inc()
+    SIGNAL_DELAY.observe(max(0, now - signal.at) / 1000)
+
+
+def checkpointed(size: int, seconds: float) -> None:
+    """Count a checkpoint."""
+    CHECKPOINT_BYTES.inc(size)
+    CHECKPOINT_SECONDS.observe(seconds)
+
+
+def standing(lags: Mapping[int, int], partitions: Collection[Standing], now: float) -> None:
+    """Where the partitions stand; those that went away are not shown any more."""
+    PARTITIONS.set(len(lags))
+    LAG.clear()
+    for number, lag in lags.items():
+        LAG.labels(str(number)).set(lag)
+    POINTER_AGE.set(max((now - p.checkpointed_at for p in partitions if p.changed), default=0.0))

@@ -1,0 +1,171 @@
+"""One partition of usage at work: loaded where its pointer says, folded, and cut consistently for a checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
+
+from schemas.batch import Lines, Ms
+from schemas.prices import PriceEntry
+from schemas.quarantine import Quarantined
+from stream.assembly import Assembly
+from stream.checkpoint import EMPTY, Buffer, Pointer, unpack
+from stream.pipeline import Output
+from stream.records import Fetched, to_lines
+
+
+class Fenced(Exception):
+    """The group has moved on: this member may not commit for that partition any more."""
+
+
+class StateLost(Exception):
+    """A partition cannot go on where it was; says why and what to do."""
+
+
+class Group(Protocol):
+    """A worker's membership in its consumer group."""
+
+    @property
+    def generation(self) -> int:
+        """The generation whose messages are delivered now."""
+        ...
+
+    def owned(self) -> frozenset[int]:
+        """The partitions of this generation; empty while the group rebalances."""
+        ...
+
+    def read_to_end(self, partition: int) -> tuple[Ms, int] | None:
+        """(when, offset): a fetch begun then found the end of the partition at that offset. None: not yet."""
+        ...
+
+    def end(self, partition: int) -> int | None:
+        """The high watermark as last heard; None before the first fetch."""
+        ...
+
+    async def committed(self, partition: int) -> tuple[int, str] | None:
+        """(next offset, metadata) of the group, None where there is no commit."""
+        ...
+
+    async def commit(self, partition: int, offset: int, metadata: str, generation: int) -> None:
+        """Raises Fenced unless this very generation still holds the partition."""
+        ...
+
+    async def seek(self, partition: int, offset: int) -> None:
+        """Read on from `offset`."""
+        ...
+
+
+class Topics(Protocol):
+    """What a worker writes, and reads back of its state."""
+
+    @property
+    def broker_ahead(self) -> Ms | None:
+        """How far the broker's clock is ahead of ours; None until it told us an append time."""
+        ...
+
+    async def send(self, topic: str, key: bytes | None, value: bytes, partition: int) -> asyncio.Future[Any]:
+        """Waits for room in the buffer; the future is done when all in-sync replicas have the record."""
+        ...
+
+    async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """First and next offset of a topic's partition."""
+        ...
+
+    async def read_state(self, partition: int, pointer: Pointer) -> list[bytes]:
+        """The chunks of a checkpoint, in order."""
+        ...
+
+    async def delete_state(self, partition: int, before: int) -> None:
+        """Delete the records of the partition's state before an offset."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The topics of one deployment."""
+
+    usage: str
+    signals: str
+    state: str
+    quarantine: str
+
+
+class Partition:
+    """One partition at work. `next` is the offset of the first call that is not folded yet.
+
+    `waiting` are the acknowledgements of all that it said; whoever folds or cuts holds `lock`, so that a cut never
+    falls between a fold and what the fold had to say.
+    """
+
+    def __init__(self, number: int, assembly: Assembly, generation: int, next: int, pointer: str) -> None:
+        self.number = number
+        self.assembly = assembly
+        self.generation = generation
+        self.next = next
+        self.pointer = pointer
+        self.lock = asyncio.Lock()
+        self.waiting: deque[asyncio.Future[Any]] = deque()
+        self.firsts: deque[int] = deque(maxlen=2)
+        self.checkpointed_at = time.monotonic()
+        self.changed = False
+
+    def fold(self, fetched: Sequence[Fetched]) -> tuple[Output, list[Quarantined], int]:
+        """What came of the calls, the refused lines, and how many rows were passed over as folded before."""
+        lines = to_lines(f"partition {self.number}", fetched)
+        again = 0
+        if fetched[0].begin < self.next:
+            again = int((lines.position < self.next).sum())
+            lines = Lines(lines.buffer, *(getattr(lines, f.name)[again:] for f in fields(lines)[1:]))
+        batch, refused = self.assembly.decoder.decode(lines, partition=self.number)
+        output = self.assembly.pipeline.feed(batch)
+        self.next = max(self.next, fetched[-1].end)
+        self.changed = True
+        return output, [replace(row, line=0) for row in refused], again
+
+    def acknowledged(self) -> None:
+        """Let go of what the broker has. Raises what a send raised."""
+        while self.waiting and self.waiting[0].done():
+            self.waiting.popleft().result()
+
+
+async def load(
+    number: int, generation: int, kept: Partition | None, group: Group, topics: Topics, names: Names, prices: list[PriceEntry]
+) -> Partition:
+    """The partition at its pointer; `kept` itself where the pointer is still the one that it wrote or was loaded from.
+
+    Raises Fenced, StateLost, BadCheckpoint.
+    """
+    found = await group.committed(number)
+    if kept is not None and found is not None and found[1] == kept.pointer:
+        kept.generation = generation
+        return kept
+    assembly = Assembly(prices, partition=number)
+    if found is None:
+        found = await _begin(number, generation, group, topics, names)
+    next, pointer = found
+    _, end = await topics.bounds(names.usage, number)
+    if end < next:
+        raise StateLost(f"{names.usage}-{number} ends at offset {end}, before its checkpoint at {next}: it was made anew")
+    partition = Partition(number, assembly, generation, next, pointer)
+    if pointer != EMPTY:
+        chunks = await topics.read_state(number, Pointer.read(pointer))
+        assembly.restore(unpack(chunks, Pointer.read(pointer), Buffer()).state)
+        partition.firsts.append(Pointer.read(pointer).first)
+    return partition
+
+
+async def _begin(number: int, generation: int, group: Group, topics: Topics, names: Names) -> tuple[int, str]:
+    """A partition's very first start: from the beginning of the log, said in the group before anything is folded."""
+    first, end = await topics.bounds(names.state, number)
+    if end > first:
+        raise StateLost(
+            f"{names.state}-{number} holds checkpoints, but the group has no commit: its offsets expired or were deleted;"
+            " see docs/runbooks/state_lost.md"
+        )
+    start, _ = await topics.bounds(names.usage, number)
+    await group.commit(number, start, EMPTY, generation)
+    return start, EMPTY

@@ -1,0 +1,212 @@
+"""A worker: its partitions fed, advanced when idle, and checkpointed.
+
+The rule that everything hangs on: the position moves only together with the pointer, in one commit, and only after the
+broker has every chunk of the state and every signal, pulse and refused line that was said before the cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import structlog
+
+from detectors.gap import offset_gap
+from schemas.batch import Ms
+from schemas.prices import PriceEntry
+from schemas.pulse import PULSE, Pulse
+from schemas.quarantine import Quarantined
+from schemas.signals import SIGNAL, Signal
+from stream import metrics
+from stream.checkpoint import Buffer, Checkpoint, Pointer, chunk_key, chunks, compress, pack
+from stream.partition import Fenced, Group, Names, Partition, Topics, load
+from stream.pipeline import Output
+from stream.records import Fetched
+
+log = structlog.get_logger()
+BEHIND_BROKER: Ms = 2_000
+"""An idle partition's clock stays this far behind the broker's."""
+SHARE = 10
+"""A round of checkpoints may take at most one part in so many of the time."""
+
+
+class Worker:
+    """The partitions that this process owns. One coroutine calls `take`, one `tick`, one `checkpoint`."""
+
+    def __init__(
+        self,
+        group: Group,
+        topics: Topics,
+        names: Names,
+        prices: list[PriceEntry],
+        *,
+        checkpoint_s: float,
+        clock: Callable[[], Ms],
+    ) -> None:
+        self._group = group
+        self._topics = topics
+        self._names = names
+        self._prices = prices
+        self._checkpoint_s = checkpoint_s
+        self._clock = clock
+        self._buffer = Buffer()
+        self._loading = asyncio.Lock()
+        self._number = 0
+        self.partitions: dict[int, Partition] = {}
+        self.beat = time.monotonic()
+
+    async def take(self, number: int, generation: int, fetched: Sequence[Fetched]) -> None:
+        """Fold what was fetched of a partition, unless its generation is over."""
+        partition = await self._at(number, generation)
+        if partition is None:
+            return
+        async with partition.lock:
+            if partition.generation != generation:
+                return
+            if fetched[0].begin > partition.next and not await self._mend(partition, fetched[0].begin):
+                return
+            before = dict(partition.assembly.pipeline.counters)
+            output, refused, again = partition.fold(fetched)
+            metrics.folded(before, partition.assembly.pipeline.counters, len(refused), again)
+            await self._say(partition, output, refused)
+
+    async def tick(self) -> None:
+        """Load what is owned, forget what is not, and let idle partitions' clocks move on."""
+        self.beat = time.monotonic()
+        owned, generation = self._group.owned(), self._group.generation
+        if owned:
+            for number in set(self.partitions) - owned:
+                del self.partitions[number]
+        for number in sorted(owned):
+            partition = await self._at(number, generation)
+            if partition is not None:
+                async with partition.lock:
+                    await self._let_time_pass(partition)
+        metrics.standing({n: self._lag(p) for n, p in self.partitions.items()}, self.partitions.values(), self.beat)
+
+    async def checkpoint(self) -> float:
+        """One round over all partitions that changed; returns how long to wait until the next, in seconds."""
+        began = time.monotonic()
+        for number in sorted(self.partitions):
+            partition = self.partitions.get(number)
+            if partition is not None and partition.changed:
+                try:
+                    await self._save(partition)
+                except Fenced as error:
+                    log.info("fenced", partition=number, said=str(error))
+                    metrics.FENCED.inc()
+                    self.partitions.pop(number, None)
+        return max(self._checkpoint_s, SHARE * (time.monotonic() - began))
+
+    def stuck(self, limit_s: float) -> str | None:
+        """Why this worker does not get on, None where it does. Any thread may ask."""
+        now = time.monotonic()
+        if now - self.beat > limit_s:
+            return f"the loop has not turned for {now - self.beat:.0f} s"
+        for partition in list(self.partitions.values()):
+            age = now - partition.checkpointed_at
+            if age > limit_s and (partition.changed or self._lag(partition) > 0):
+                return f"partition {partition.number}: {self._lag(partition)} calls behind, pointer {age:.0f} s old"
+        return None
+
+    def ready(self) -> bool:
+        """Whether all that is owned is loaded."""
+        owned = self._group.owned()
+        return bool(owned) and owned <= set(self.partitions)
+
+    async def _at(self, number: int, generation: int) -> Partition | None:
+        """The partition, loaded for this generation; None where that is over."""
+        if generation != self._group.generation or number not in self._group.owned():
+            return None
+        async with self._loading:
+            kept = self.partitions.get(number)
+            if kept is not None and kept.generation == generation:
+                return kept
+            began = time.monotonic()
+            try:
+                loaded = await load(number, generation, kept, self._group, self._topics, self._names, self._prices)
+            except Fenced:
+                return None
+            if loaded is not kept:
+                metrics.RESTORE_SECONDS.observe(time.monotonic() - began)
+            self.partitions[number] = loaded
+            log.info("loaded", partition=number, next=loaded.next, generation=generation, kept=loaded is kept)
+            await self._send(loaded, loaded.assembly.pipeline.present())
+            return loaded
+
+    async def _mend(self, partition: Partition, begin: int) -> bool:
+        """Calls before `begin` did not come. True: they are gone, and counted; False: they will be fetched again."""
+        first, _ = await self._topics.bounds(self._names.usage, partition.number)
+        if first <= partition.next:
+            log.warning("seek", partition=partition.number, wanted=partition.next, fetched=begin)
+            await self._group.seek(partition.number, partition.next)
+            return False
+        lost = first - partition.next
+        metrics.OFFSET_GAP.inc(lost)
+        log.error("offset_gap", partition=partition.number, first=partition.next, lost=lost)
+        gap = offset_gap(partition.number, partition.next, lost, self._clock(), partition.assembly.config)
+        partition.next = first
+        await self._send(partition, [gap])
+        return begin <= first
+
+    async def _let_time_pass(self, partition: Partition) -> None:
+        """An idle partition's clock moves only as far as a fetch has seen the log to be empty (design: time)."""
+        seen, ahead = self._group.read_to_end(partition.number), self._topics.broker_ahead
+        if seen is not None and ahead is not None and partition.next >= seen[1]:
+            output = partition.assembly.pipeline.advance(seen[0] + ahead - BEHIND_BROKER)
+            partition.changed |= bool(output.signals)
+            await self._say(partition, output, [])
+        if not partition.changed and not self._lag(partition):
+            partition.checkpointed_at = time.monotonic()
+
+    async def _say(self, partition: Partition, output: Output, refused: Sequence[Quarantined]) -> None:
+        """Send all of it; `waiting` holds the acknowledgements, and a failed one stops the worker."""
+        partition.acknowledged()
+        await self._send(partition, output.in_order())
+        for row in refused:
+            await self._note(partition, self._names.quarantine, None, row.to_json(), partition.number)
+
+    async def _send(self, partition: Partition, said: Iterable[Signal | Pulse]) -> None:
+        for word in said:
+            if isinstance(word, Signal):
+                metrics.said(word, self._clock())
+                await self._note(partition, self._names.signals, SIGNAL, word.to_json(), 0)
+            else:
+                for part in word.parts():
+                    await self._note(partition, self._names.signals, PULSE, part, 0)
+
+    async def _note(self, partition: Partition, topic: str, key: bytes | None, value: bytes, number: int) -> None:
+        partition.waiting.append(await self._topics.send(topic, key, value, number))
+
+    async def _save(self, partition: Partition) -> None:
+        """Cut, write, wait for every acknowledgement, then commit position and pointer in one step. Raises Fenced."""
+        began = time.monotonic()
+        async with partition.lock:
+            cut = time.monotonic()
+            generation, next, waiting = partition.generation, partition.next, list(partition.waiting)
+            state = Checkpoint(partition.assembly.snapshot(), partition.assembly.config, {"next": next})
+            packed = pack(state, self._buffer)
+            partition.changed = False
+            metrics.CHECKPOINT_STALL.observe(time.monotonic() - cut)
+        blob = await asyncio.to_thread(compress, packed)
+        self._number += 1
+        number, keep = self._number, partition.number
+        pieces = chunks(blob)
+        sent = [
+            await self._topics.send(self._names.state, chunk_key(generation, number, i), piece, keep)
+            for i, piece in enumerate(pieces)
+        ]
+        acks = await asyncio.gather(*sent, *waiting)
+        pointer = Pointer.to(pieces, generation, number, first=acks[0].offset)
+        await self._group.commit(keep, next, pointer.to_metadata(), generation)
+        partition.pointer = pointer.to_metadata()
+        partition.checkpointed_at = time.monotonic()
+        metrics.checkpointed(len(blob), time.monotonic() - began)
+        partition.firsts.append(pointer.first)
+        if len(partition.firsts) == 2:
+            await self._topics.delete_state(keep, partition.firsts[0])
+
+    def _lag(self, partition: Partition) -> int:
+        end = self._group.end(partition.number)
+        return max(0, end - partition.next) if end is not None else 0

@@ -1,0 +1,190 @@
+"""From records of the topic to the ledger: the same ledger whatever is said again, mixed, cut or unreadable."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import select
+
+from actions import ledger as sql
+from actions.ledger import Ledger
+from schemas.batch import SLICE, Ms
+from schemas.directory import Directory
+from schemas.orders import Delivery
+from schemas.pulse import Pulse
+from stream.duty import Duty
+from stream.hearing import Hearing
+from stream.responder import settle_in_shadow
+from stream.settings import Settings
+from stream.windows import HOUR
+from tests.story import ARMED, KEY, T0
+from tests.topic import Record, Said, burn, logged, pulse
+
+OTHER = ("globex", "key-7")
+PANES = 40
+
+
+class Term:
+    """A ledger in memory and whoever reads for it; `restart` drops everything but the ledger."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger("sqlite://")
+        self.now: Ms = T0
+        self.restart(0, 0)
+
+    def restart(self, first: int, end: int) -> int:
+        """The offset at which it goes on in a log from `first` to `end`."""
+        self.duty = Duty(self.ledger, ARMED, Directory(), Settings(), lambda line: None)
+        self.hearing = Hearing(self.duty, self.ledger)
+        return self.hearing.begin(first, end)
+
+    def take(self, records: list[Record]) -> None:
+        """One after the other; now is the end of the newest pane."""
+        for record in records:
+            self.hearing.take([record], self.now)
+            self.now = max(self.now, clock_of(record))
+            settle_in_shadow(self.duty.responder, self.now)
+            self.duty.responder.tick(self.now)
+
+    def rows(self, table: str) -> list[tuple[Any, ...]]:
+        """What the ledger holds, in the order of the primary key."""
+        of = sql.tables.tables[table]
+        with self.ledger._engine.begin() as connection:
+            return [tuple(row) for row in connection.execute(select(of).order_by(*of.primary_key.columns))]
+
+    def effects(self) -> dict[str, list[Any]]:
+        """What the ledger holds, but for times and sequences: those follow the mixture."""
+        deliveries = [msgspec.json.decode(row[3], type=Delivery) for row in self.rows("deliveries")]
+        return {
+            "signals": self.rows("signals"),
+            "incidents": [row[:2] for row in self.rows("incidents")],
+            "orders": [row[:3] for row in self.rows("orders")],
+            "deliveries": sorted((d.order, d.verb, d.done) for d in deliveries),
+        }
+
+
+def clock_of(record: Record) -> Ms:
+    try:
+        return min(Pulse.read(record.value or b"").clock, T0 + HOUR)
+    except msgspec.DecodeError:
+        return 0
+
+
+def pane(n: int, partition: int) -> list[Said]:
+    """A partition's n-th pulse since T0."""
+    return pulse(T0 + (n + 1) * SLICE, (), partition, ("acme", f"only-{partition}"), usd=1_000 * (n + 1))
+
+
+def story() -> list[list[list[Said]]]:
+    """By partition and pane, what is said: a key of each burns, is throttled, taken back and resolved."""
+    one, two = ([pane(n, partition) for n in range(PANES)] for partition in (0, 1))
+    one[0].insert(0, burn(T0))
+    two[0].insert(0, burn(T0, partition=1, key=OTHER))
+    return [one, two]
+
+
+def lockstep() -> list[Said]:
+    return [said for both in zip(*story(), strict=True) for pane in both for said in pane]
+
+
+def mixture(chance: random.Random) -> list[Said]:
+    """The same story; a partition is at most 4 panes ahead of the other, and says its last few panes again at times."""
+    by_partition, at = story(), [0, 0]
+    mixed: list[Said] = []
+    while min(at) < PANES:
+        which = at.index(min(at)) if abs(at[0] - at[1]) > 4 else chance.randrange(2)
+        to = min(PANES, at[which] + chance.randrange(4))
+        again = max(0, at[which] - chance.choice([0, 0, 1, 5]))
+        mixed += itertools.chain(*by_partition[which][again:to])
+        at[which] = to
+    return mixed
+
+
+def heard(said: list[Said]) -> Term:
+    term = Term()
+    term.take(logged(said))
+    return term
+
+
+def test_a_burn_is_throttled_taken_back_and_resolved_and_the_position_is_in_the_ledger() -> None:
+    term = heard(lockstep())
+    assert [row[1] for row in term.rows("incidents")] == ["resolved", "resolved"]
+    term.duty.responder.watch(term.now)
+    assert term.ledger.position() == len(lockstep())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32))
+def test_said_twice_mixed_and_cut_by_restarts_it_is_the_same_ledger_and_the_same_money(seed: int) -> None:
+    chance = random.Random(seed)
+    once, log = heard(lockstep()), logged(mixture(chance))
+    term, read = Term(), 0
+    while read < len(log):
+        upto = min(len(log), read + chance.randint(1, 40))
+        term.take(log[read:upto])
+        if chance.random() < 0.5:
+            term.hearing.keep(term.now)
+        read = term.restart(0, len(log)) if chance.random() < 0.3 and upto < len(log) else upto
+        assert read <= upto
+    assert term.effects() == once.effects()
+    assert term.duty.tenants.spent(HOUR) == once.duty.tenants.spent(HOUR)
+
+
+GOOD = [burn(T0 + 1), *pulse(T0 + SLICE, (KEY,)), Said(b"signal", b""), Said(b"pulse", b"\x97")]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(GOOD), st.integers(0, 10**6), st.binary(max_size=9), st.integers(0, 9))
+def test_whatever_a_record_holds_the_next_one_is_heard_and_the_ledger_can_be_loaded(
+    good: Said, at: int, noise: bytes, cut: int
+) -> None:
+    at %= len(good.value) + 1
+    term = Term()
+    term.take(logged([Said(good.key, good.value[:at] + noise + good.value[at + cut :]), *pane(0, 0), *pane(1, 0)]))
+    term.hearing.keep(term.now)
+    assert term.restart(0, 3) == 3
+    assert term.ledger.position() == 3
+
+
+def test_unreadable_records_are_counted_and_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    term = Term()
+    strange = [Said(b"signal", b"{"), Said(b"pulse", b""), Said(b"else", b"")]
+    term.take([*logged(strange), Record(3, None, None), Record(4, b"signal", None)])
+    assert term.hearing.unreadable == 5
+    assert capsys.readouterr().out.count("unreadable record skipped") == 1
+
+
+def test_what_retention_took_is_counted_and_it_goes_on_from_the_start_of_the_log() -> None:
+    term = heard(lockstep())
+    term.hearing.keep(term.now)
+    read = len(lockstep())
+    assert term.restart(read + 7, read + 9) == read + 7
+    assert term.hearing.lost == 7
+    assert term.restart(0, read + 9) == read
+    assert term.hearing.lost == 0
+
+
+def test_a_topic_that_was_made_anew_is_read_from_its_start() -> None:
+    term = heard(lockstep())
+    term.hearing.keep(term.now)
+    assert term.restart(0, 3) == 0
+    term.take(logged([*pane(PANES, 0), *pane(PANES + 1, 0)]))
+    term.hearing.keep(term.now)
+    assert term.ledger.position() == 2
+
+
+def test_without_the_kept_fold_the_money_is_read_again_and_nothing_is_decided_again() -> None:
+    once = heard(lockstep())
+    once.duty.responder.watch(once.now)
+    before, spent = once.rows("signals"), once.duty.tenants.spent(HOUR)
+    once.ledger.keep_fold(7, b"no fold", None)
+    assert once.restart(0, len(lockstep())) == 0
+    once.take(logged(lockstep()))
+    assert once.rows("signals") == before
+    assert once.duty.tenants.spent(HOUR) == spent

@@ -1,0 +1,159 @@
+"""Responders on a real broker: they act once, whoever of them dies, freezes or comes back."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from actions.ledger import Ledger
+from stream.duty import wall
+from tests.conftest import Reachable
+from tests.responders import UNGUARDED, Stage, figure
+from tests.topic import Said, burn
+
+OTHER = ("globex", "key-7")
+ONCE = ["apply", "revert"]
+
+
+@pytest.fixture
+def stage(tmp_path: Path, broker: Reachable, topic_prefix: str) -> Iterator[Stage]:
+    made = Stage(tmp_path, broker.bootstrap, topic_prefix, partitions=2)
+    yield made
+    made.close()
+
+
+def ledger(stage: Stage) -> Ledger:
+    return Ledger(f"sqlite:///{stage.folder / 'ledger.sqlite'}")
+
+
+def test_a_burn_is_throttled_and_released_over_a_graceful_restart(stage: Stage) -> None:
+    member = stage.join()
+    stage.active()
+    stage.worker.say([Said(b"signal", b"{"), Said(b"else", b"")])
+    stage.worker.burn()
+    noticed = stage.worker.quiet_until(lambda: bool(stage.receiver.throttled()), 10)
+    seconds = member.stop()
+    figure(f"signal to throttle {noticed:.2f} s, stopped in {seconds:.2f} s")
+    assert seconds < 5
+    assert stage.receiver.verbs() == ["apply"], "another responder takes it back, not one that stops"
+    assert ledger(stage).last_beat() == 0
+    again = stage.join()
+    stage.worker.quiet_until(stage.reverted(), 40)
+    stage.worker.quiet_until(lambda: "RESOLVED" in again.out.read_text(), 30)
+    stage.worker.quiet_until(lambda: ledger(stage).position() == len(stage.worker.said), 10)
+    again.stop()
+    assert stage.receiver.verbs() == ONCE
+    assert len(member.events("unreadable record skipped, more are only counted")) == 1
+    assert [e["epoch"] for m in (member, again) for e in m.events("elected")] == [1, 2]
+
+
+def throttle_two(stage: Stage) -> None:
+    """A key of either partition burns and is throttled."""
+    stage.worker.burn()
+    stage.worker.burn(OTHER, partition=1)
+    stage.worker.quiet_until(lambda: len(stage.receiver.throttled()) == 2, 10)
+
+
+def once_each(stage: Stage) -> bool:
+    """Every order that left had its effect once and was taken back once, and nothing was even sent twice."""
+    posts = stage.receiver.posts
+    return all(verbs == ONCE for verbs in stage.receiver.counts().values()) and len(posts) == len(set(posts))
+
+
+@pytest.mark.chaos
+def test_a_killed_responder_is_replaced_within_15_seconds_and_every_order_has_one_effect(stage: Stage) -> None:
+    stage.join(), stage.join()
+    for round in range(3):
+        first = stage.active()
+        stage.worker.say([burn(wall(), key=("acme", f"key-{round}-{n}"), partition=n) for n in (0, 1)])
+        stage.worker.quiet_until(lambda: len(stage.receiver.throttled()) == 2, 10)
+        first.kill()
+        second = next(m for m in stage.members if m.process.poll() is None)
+        takeover = stage.worker.quiet_until(second.active, 30)
+        stage.worker.say(list(stage.worker.said))
+        stage.join()
+        stage.worker.quiet_until(stage.reverted(2 * (round + 1)), 60)
+        figure(f"SIGKILL: taken over after {takeover:.1f} s, {len(stage.receiver.posts)} webhooks so far")
+        assert takeover <= 15
+    assert len(stage.receiver.counts()) == 6
+    assert once_each(stage), stage.receiver.effects
+
+
+@pytest.mark.chaos
+def test_a_frozen_responder_wakes_up_deposed_sends_nothing_and_stands_by(stage: Stage) -> None:
+    frozen = stage.join()
+    stage.active()
+    throttle_two(stage)
+    stage.freeze(frozen)
+    other = stage.join()
+    takeover = stage.worker.quiet_until(other.active, 30)
+    stage.worker.quiet_until(stage.reverted(2), 60)
+    sent = len(stage.receiver.posts)
+    frozen.thaw()
+    stage.worker.quiet_until(lambda: bool(frozen.events("deposed")), 10)
+    stage.worker.quiet_until(lambda: len(frozen.events("standby")) >= 2, 20)
+    assert len(stage.receiver.posts) == sent
+    stage.active()
+    stage.worker.burn(("acme", "key-9"))
+    stage.worker.quiet_until(stage.reverted(3), 60)
+    figure(f"SIGSTOP: taken over after {takeover:.1f} s, {len(stage.receiver.posts)} webhooks for 3 orders")
+    assert once_each(stage), stage.receiver.effects
+    assert frozen.process.poll() is None
+    assert other.events("elected")[0]["epoch"] == 2
+
+
+@pytest.mark.chaos
+def test_without_the_epoch_check_a_frozen_responder_wakes_up_and_writes(stage: Stage) -> None:
+    frozen = stage.join(UNGUARDED)
+    stage.active()
+    throttle_two(stage)
+    stage.freeze(frozen)
+    other = stage.join()
+    stage.worker.quiet_until(other.active, 30)
+    stage.worker.quiet_until(stage.reverted(2), 60)
+    frozen.thaw()
+    stage.worker.quiet_until(lambda: bool(frozen.events("a zombie wrote")), 10)
+    time.sleep(1)
+    figure(f"epoch check off: {len(frozen.events('a zombie wrote'))} writes by the zombie")
+    assert not once_each(stage), "the zombie has sent its own revert"
+
+
+def test_nothing_is_lost_or_done_again_when_the_group_is_deleted(stage: Stage) -> None:
+    killed = stage.join()
+    stage.active()
+    throttle_two(stage)
+    time.sleep(1.5)
+    killed.kill()
+    stage.worker.quiet_until(lambda: stage.deleted_group(), 30)
+    stage.worker.say(list(stage.worker.said))
+    again = stage.join()
+    stage.worker.quiet_until(stage.reverted(2), 60)
+    assert again.events("elected")[0]["position"] > 0
+    assert once_each(stage), stage.receiver.effects
+
+
+@pytest.mark.chaos
+def test_a_ledger_that_another_program_keeps_locked_stops_no_responder_for_good(stage: Stage) -> None:
+    member = stage.join()
+    stage.active()
+    throttle_two(stage)
+    with closing(stage.locker()) as other:
+        stage.worker.quiet_until(lambda: locked(other), 5)
+        until = time.monotonic() + 12
+        stage.worker.quiet_until(lambda: time.monotonic() > until, 13)
+    assert "another process has held the ledger" in member.events("deposed")[0]["reason"]
+    stage.worker.quiet_until(stage.reverted(2), 60)
+    assert all(verbs == ONCE for verbs in stage.receiver.counts().values())
+
+
+def locked(connection: sqlite3.Connection) -> bool:
+    """Whether we have the lock."""
+    with suppress(sqlite3.OperationalError):
+        connection.execute("BEGIN IMMEDIATE")
+        return True
+    return False

@@ -1,0 +1,256 @@
+"""A worker's partitions over a log in memory: crashed at every operation, fenced, with gaps; its two protections off."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from schemas.prices import PriceEntry
+from schemas.pulse import PULSE, Pulse
+from schemas.signals import SIGNAL, Signal
+from stream.assembly import Assembly
+from stream.checkpoint import EMPTY, Buffer, Pointer, read_chunk_key, unpack
+from stream.partition import Partition, StateLost
+from stream.records import Fetched
+from stream.tenants import TenantMeters
+from stream.worker import Worker
+from tests.memory_log import NAMES, SLOW_S, Crashed, Log, Member, as_fetched
+
+T0 = 1_790_000_000_000
+PRICES = [PriceEntry(provider="p", model="m", effective_from=0, input=1.0, output=0.0, unit="USD per 1M tokens")]
+HOUR = 3_600_000
+CALM, BURN, BATCH = 120, 24, 12
+
+
+def calls() -> list[tuple[int, bytes]]:
+    """(clock, line): four calm hours of three keys, then one burns $360 a minute; poison now and then; one call ends it."""
+    out = []
+    for n in range(CALM + BURN):
+        at = T0 + min(n, CALM) * 120_000 + max(0, n - CALM) * 5_000
+        out.append((at, _event(n, at, f"key-{n % 3}", 10_000)))
+        if n % 12 == 0:
+            out.append((at, b'{"broken": true}'))
+        out += [(at, _event(10_000 + n, at, "key-0", 30_000_000))] if n >= CALM else []
+    return [*out, (at + 600_000, _event(999, at + 600_000, "key-1", 10_000))]
+
+
+def _event(n: int, at: int, key: str, tokens: int) -> bytes:
+    event = {"event_id": f"e{n}", "ts": at / 1000, "tenant": f"t-{key}", "key_id": key, "provider": "p", "model": "m"}
+    return json.dumps({**event, "input_tokens": tokens, "output_tokens": 0}).encode()
+
+
+CALLS = calls()
+BATCHES = [as_fetched(CALLS[at : at + BATCH], at) for at in range(0, len(CALLS), BATCH)]
+
+
+def new_log() -> Log:
+    return Log(usage=len(CALLS))
+
+
+def worker(member: Member, kind: type[Worker] = Worker) -> Worker:
+    return kind(member, member, NAMES, PRICES, checkpoint_s=0.0, clock=lambda: T0)
+
+
+async def play(member: Member, kind: type[Worker] = Worker, batches: Sequence[Fetched] = BATCHES) -> Worker:
+    """Feed what the log holds from the committed offset on, with a checkpoint after every third batch."""
+    mine = worker(member, kind)
+    committed = member._log.commits.get(0, (0, ""))[0]
+    for n, fetched in enumerate(batches):
+        if fetched.end > committed:
+            await mine.take(0, member.generation, [fetched])
+            if n % 3 == 2:
+                await mine.checkpoint()
+    await mine.checkpoint()
+    await asyncio.sleep(2 * SLOW_S)
+    return mine
+
+
+def said(log: Log) -> tuple[dict[str, Signal], dict[str, int], set[tuple[int, str]]]:
+    """Signals by id, what the tenants spent, refused lines (offset, reason)."""
+    signals, meters = {}, TenantMeters()
+    for key, value in log.records["signals", 0]:
+        if key == SIGNAL:
+            signals[Signal.read(value).id] = Signal.read(value)
+        else:
+            assert key == PULSE
+            meters.fold(Pulse.read(value))
+    refused = {(row["position"], row["reason"]) for row in map(json.loads, (v for _, v in log.records["quarantine", 0]))}
+    return signals, meters.spent(6 * HOUR), refused
+
+
+def state(log: Log) -> Any:
+    """Counters of the committed state."""
+    offset, metadata = log.commits[0]
+    member = Member(log)
+    chunks = asyncio.run(member.read_state(0, Pointer.read(metadata)))
+    assembly = Assembly(PRICES)
+    assembly.restore(unpack(chunks, Pointer.read(metadata), Buffer()).state)
+    return offset, assembly.pipeline.counters
+
+
+@pytest.fixture(scope="module")
+def truth() -> tuple[Any, Any]:
+    log = new_log()
+    asyncio.run(play(Member(log)))
+    return said(log), state(log)
+
+
+def test_the_story_has_a_burn_and_poison(truth: tuple[Any, Any]) -> None:
+    (signals, spent, refused), (offset, counters) = truth
+    assert {s.kind for s in signals.values()} == {"spend_spike"}
+    assert len(refused) == 12
+    assert (offset, counters["calls"]) == (len(CALLS), len(CALLS) - 12)
+    assert counters["usd"] == (CALM + BURN + 1) * 10_000_000 + BURN * 30_000_000_000
+    assert sum(spent.values()) == counters["usd"] - 10_000_000
+
+
+def crash_and_go_on(crash_at: int, kind: type[Worker] = Worker) -> Log:
+    """One worker dies at an operation; the next one goes on to the end."""
+    log = new_log()
+    try:
+        asyncio.run(play(Member(log, crash_at), kind))
+    except Crashed:
+        asyncio.run(play(Member(log), kind))
+    return log
+
+
+def operations() -> int:
+    member = Member(new_log())
+    asyncio.run(play(member))
+    return member.operations
+
+
+def test_crashed_at_any_operation_no_call_is_lost_or_doubled_and_no_word_is_lost(truth: tuple[Any, Any]) -> None:
+    points = range(0, operations(), 4)
+    assert len(points) > 30
+    for crash_at in points:
+        log = crash_and_go_on(crash_at)
+        assert (said(log), state(log)) == truth, f"crashed at operation {crash_at}"
+
+
+class CommitsBeforeTheAcks(Worker):
+    """The control: what was said is not waited for."""
+
+    async def _save(self, partition: Partition) -> None:
+        partition.waiting.clear()
+        await super()._save(partition)
+
+
+class NewestState(Member):
+    """The control: the newest state in the log instead of the one that the pointer means."""
+
+    async def read_state(self, partition: int, pointer: Pointer) -> list[bytes]:
+        newest = read_chunk_key(self._log.records["state", partition][-1][0] or b"")
+        records = [v for k, v in self._log.records["state", partition] if k and read_chunk_key(k)[:2] == newest[:2]]
+        self.newest = Pointer.to(records, *newest[:2], first=0)
+        return records
+
+
+def test_committing_before_the_words_are_acknowledged_loses_some(truth: tuple[Any, Any]) -> None:
+    logs = [crash_and_go_on(crash_at, CommitsBeforeTheAcks) for crash_at in range(0, operations(), 5)]
+    assert any(said(log) != truth[0] for log in logs)
+    assert all(state(log) == truth[1] for log in logs)
+
+
+def test_restoring_the_newest_state_instead_of_the_pointers_counts_calls_twice(
+    truth: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream.partition.unpack", lambda chunks, pointer, buffer: unpack(chunks, member.newest, buffer))
+    wrong = 0
+    member: NewestState
+    for crash_at in range(0, operations(), 5):
+        log = new_log()
+        member = NewestState(log, crash_at)
+        try:
+            asyncio.run(play(member))
+        except Crashed:
+            member = NewestState(log)
+            asyncio.run(play(member))
+        wrong += state(log) != truth[1]
+    assert wrong
+
+
+async def test_a_zombie_may_not_commit_and_forgets_its_partition() -> None:
+    log = new_log()
+    zombie = await play(Member(log), batches=BATCHES[:2])
+    await zombie.take(0, 1, [BATCHES[2]])
+    assert zombie.partitions[0].changed
+    await play(Member(log))
+    before = log.commits[0]
+    await zombie.checkpoint()
+    assert log.commits[0] == before
+    assert not zombie.partitions
+
+
+async def test_memory_is_kept_where_the_pointer_is_unchanged_and_what_was_folded_is_passed_over() -> None:
+    log = new_log()
+    member = Member(log)
+    mine = await play(member, batches=BATCHES[:3])
+    await mine.take(0, member.generation, [BATCHES[3]])
+    kept, calls = mine.partitions[0], mine.partitions[0].assembly.pipeline.counters["calls"]
+    member.generation = log.generation = 2
+    await mine.take(0, 2, [BATCHES[3]])
+    assert mine.partitions[0] is kept
+    assert kept.assembly.pipeline.counters["calls"] == calls
+
+
+async def test_a_message_of_a_generation_that_is_over_is_not_folded() -> None:
+    member = Member(new_log())
+    mine = worker(member)
+    await mine.take(0, member.generation - 1, [BATCHES[0]])
+    assert not mine.partitions
+
+
+async def test_calls_that_were_deleted_before_they_were_read_are_counted_and_told() -> None:
+    log = new_log()
+    member = Member(log)
+    mine = await play(member, batches=BATCHES[:1])
+    log.first["usage", 0] = 3 * BATCH + 7
+    await mine.take(0, member.generation, [as_fetched(CALLS[3 * BATCH + 7 : 4 * BATCH], 3 * BATCH + 7)])
+    await mine.checkpoint()
+    gaps = [s for s in said(log)[0].values() if s.kind == "telemetry_gap"]
+    assert [s.evidence.observed for s in gaps] == [2 * BATCH + 7]
+    assert log.commits[0][0] == 4 * BATCH
+    assert not member.sought
+
+
+async def test_calls_that_are_only_not_fetched_yet_are_fetched_again() -> None:
+    member = Member(new_log())
+    mine = await play(member, batches=BATCHES[:1])
+    await mine.take(0, member.generation, [BATCHES[2]])
+    assert member.sought == [(0, BATCH)]
+    assert mine.partitions[0].next == BATCH
+
+
+async def test_it_refuses_to_start_over_where_only_the_commit_is_gone() -> None:
+    log = new_log()
+    await play(Member(log), batches=BATCHES[:1])
+    del log.commits[0]
+    with pytest.raises(StateLost, match="its offsets expired or were deleted"):
+        await play(Member(log))
+
+
+async def test_it_refuses_a_log_that_ends_before_the_checkpoint() -> None:
+    log = new_log()
+    await play(Member(log))
+    log.records["usage", 0] = []
+    with pytest.raises(StateLost, match="was made anew"):
+        await worker(Member(log)).take(0, log.generation, [BATCHES[0]])
+
+
+async def test_a_first_start_says_so_before_it_folds() -> None:
+    log = new_log()
+    member = Member(log)
+    await worker(member).take(0, member.generation, [BATCHES[0]])
+    assert log.commits[0] == (0, EMPTY)
+
+
+async def test_only_the_last_two_checkpoints_are_kept() -> None:
+    log = new_log()
+    await play(Member(log))
+    kept = {read_chunk_key(k or b"")[:2] for k, _ in log.records["state", 0][log.first["state", 0] :]}
+    assert len(kept) == 2
