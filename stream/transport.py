@@ -31,6 +31,7 @@ from faust.types import TP, ConsumerMessage
 from schemas.batch import Ms
 from stream.checkpoint import Pointer, read_chunk_key
 from stream.partition import Away, Fenced
+from stream.reach import Unreachable
 from stream.records import BatchReader, Fetched
 from stream.settings import KafkaSettings, WorkerSettings
 
@@ -330,10 +331,6 @@ async def _collect(consumer: AIOKafkaConsumer, tp: TopicPartition, pointer: Poin
 
 def _flat(batches: Iterable[list[Any]]) -> Iterable[Any]:
     return (record for batch in batches for record in batch)
-
-
-class Unreachable(Exception):
-    """Kafka cannot be used as it should be, and why."""
 
 
 @dataclass(frozen=True, slots=True)
