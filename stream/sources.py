@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -25,6 +27,10 @@ AROUND = 50
 KINDS = {"I8": np.int8, "I32": np.int32, "I64": np.int64, "U64": np.uint64}
 HELD = {column.name: KINDS[str(column.type)] for column in fields(Batch)}
 """The columns of a batch and their types."""
+
+
+class BrokenFile(Exception):
+    """A file is not what its name says."""
 
 
 class LineReader:
@@ -129,10 +135,19 @@ def _medians(ts: I64, lo: int, hi: int) -> I64:
     return out
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Whatever shows that `path` is no whole gzip file becomes BrokenFile."""
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise BrokenFile(f"{path}: not a whole gzip file: {error}") from error
+
+
 def read_file(path: Path, reader: LineReader) -> Iterator[Batch]:
-    """All calls of an NDJSON file (`.gz`: gzip), with the file's clock. Raises OSError, gzip.BadGzipFile, EOFError."""
+    """All calls of an NDJSON file (`.gz`: gzip), with the file's clock. Raises OSError, BrokenFile."""
     clock = FileClock()
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+    with naming(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         while block := file.read(BLOCK_BYTES):
             yield clock.feed(reader.read(block))
     yield clock.feed(reader.finish())

@@ -236,6 +236,31 @@ async def test_a_stop_without_a_responder_does_not_pass_for_one(story: Story) ->
         assert "no responder lives; 1 throttles are out" in said
 
 
+async def test_a_heart_that_beat_just_before_the_stop_and_never_again_is_no_responder(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream.responder.LISTEN_S", 0.0)
+    story.hear(signal(T0))
+    clock = iter(range(T0 + 100, T0 + 100_000, 100)).__next__
+    said = await pull_switch(Ledger(f"sqlite:///{story.path}"), False, clock, lambda _: None, ARMED)
+    assert "no responder lives; 1 throttles are out" in said
+
+
+async def test_a_responder_that_lives_is_left_to_take_everything_back(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.responder.LISTEN_S", 0.0)
+    story.hear(signal(T0))
+    readings = itertools.count()
+
+    def clock() -> int:
+        if next(readings) == 8:
+            story.second()
+        return T0 + 500
+
+    said = await pull_switch(Ledger(f"sqlite:///{story.path}"), False, clock, lambda _: None, ARMED)
+    assert said == "stopped: the running responder takes every throttle back"
+    assert not story.hook.throttled
+
+
 @pytest.mark.parametrize("clear", ["late", "lost"])
 def test_a_clear_that_is_late_or_lost_does_not_silence_the_next_burn(story: Story, clear: str) -> None:
     story.hear(signal(T0, usd_per_hour=60.0))
