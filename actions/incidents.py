@@ -253,12 +253,7 @@ class Book:
             partition=signal.partition,
         )
         self._enter(incident)
-        e = signal.evidence
-        said = (
-            f"{signal.kind} of {_entity(incident)}: ${e.observed:,.2f} in {e.window // 60_000} min,"
-            f" ${e.expected:,.2f} expected; ${e.usd_per_hour:,.0f}/h over normal"
-        )
-        self._tell(now, "incident_opened", said, incident)
+        self._tell(now, "incident_opened", f"{signal.kind} of {_entity(incident)}: {_headline(incident)}", incident)
         return incident
 
     def _clear(self, incident: Incident, signal: Signal, now: Ms) -> None:
@@ -296,7 +291,7 @@ class Book:
         order = self._order(incident, "notify", count, 0.0, 0, now, "notify")
         self._step(order, "told")
         held = f"; not acted on: {', '.join(incident.holds)}" if incident.holds else ""
-        said = f"{incident.severity}: {_entity(incident)} ${incident.evidence.usd_per_hour:,.0f}/h at risk{held}"
+        said = f"{incident.severity}: {_entity(incident)} {_at_stake(incident)}{held}"
         self._tell(now, "notified", f"{said}; runbook {self._runbooks}{incident.kind}.md", incident, order)
 
     def _throttle(self, incident: Incident, throttle: Throttle, rule: Rule, now: Ms) -> None:
@@ -517,6 +512,21 @@ def _watched(incident: Incident, start: Ms) -> bool:
 
 def _entity(of: Incident | Order) -> str:
     return f"{of.tenant}/{of.key_id}"
+
+
+def _headline(incident: Incident) -> str:
+    e = incident.evidence
+    if incident.family == "data":
+        return _at_stake(incident)
+    over = f"${e.usd_per_hour:,.0f}/h over normal"
+    return f"${e.observed:,.2f} in {e.window // 60_000} min, ${e.expected:,.2f} expected; {over}"
+
+
+def _at_stake(incident: Incident) -> str:
+    e = incident.evidence
+    if incident.family == "data":
+        return ", ".join(f"{c.observed:,.0f} {c.name}" for c in e.contributions)
+    return f"${e.usd_per_hour:,.0f}/h at risk"
 
 
 def _clock(at: Ms) -> str:

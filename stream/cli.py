@@ -19,6 +19,7 @@ from schemas.directory import Directory
 from schemas.documents import DocumentError
 from schemas.policy import Policy
 from schemas.prices import PriceEntry, PriceList
+from schemas.snapshot import BadCheckpoint
 from stream.cli_kafka import emit, topics
 from stream.documents import read_document, recommended
 from stream.duty import courier, wall
@@ -43,7 +44,7 @@ ledger_option = click.option(
 )
 
 
-MISTAKES = (SettingsError, DocumentError, BadLedger, Busy, Deposed, BrokenFile, OSError)
+MISTAKES = (SettingsError, DocumentError, BadCheckpoint, BadLedger, Busy, Deposed, BrokenFile, OSError)
 """What may go wrong without us being wrong: each says what it is about."""
 
 
@@ -93,8 +94,7 @@ def run(
     if source == "-" and sys.stdin is None:
         raise click.ClickException("standard input is closed: name a file, or pipe usage events in")
     running = Run(_policy(policy), _directory(directory), _prices(prices), Settings(), ledger, click.echo)
-    if history is not None:
-        running.learn(history)
+    running.begin(source, history)
     asyncio.run(_until_stopped(running, source))
 
 
@@ -120,6 +120,8 @@ def responder(directory: Path | None, policy: Path | None, ledger: Path) -> None
     from stream.standby import Standby  # Kafka's clients are slow to import, and `stop` must be fast
     from stream.transport import Unreachable
 
+    if not ledger.absolute().parent.is_dir():
+        raise click.ClickException(f"{ledger.absolute().parent}: no such folder for the ledger")
     configure()
     try:
         opened = partial(Ledger, f"sqlite:///{ledger}")

@@ -29,12 +29,18 @@ RESTORE_SECONDS = Histogram("burnguard_restore_seconds", "Loading a partition", 
 FENCED = Counter("burnguard_fenced", "Commits that the group refused because it had moved on")
 PARTITIONS = Gauge("burnguard_partitions", "Partitions loaded here")
 LAG = Gauge("burnguard_lag", "Records behind the end of the partition", ["partition"])
+UNCOMMITTED = Gauge("burnguard_uncommitted", "Records folded since the pointers that are committed")
+CLOCK_AGE = Gauge("burnguard_clock_age_seconds", "How far the oldest clock of a partition is behind ours")
 POINTER_AGE = Gauge("burnguard_pointer_age_seconds", "Since the oldest pointer of a partition that has changed")
 
 
 class Standing(Protocol):
     """What is measured of a partition."""
 
+    @property
+    def next(self) -> int: ...
+    @property
+    def committed(self) -> int: ...
     @property
     def checkpointed_at(self) -> float: ...
     @property
@@ -62,10 +68,12 @@ def checkpointed(size: int, seconds: float) -> None:
     CHECKPOINT_SECONDS.observe(seconds)
 
 
-def standing(lags: Mapping[int, int], partitions: Collection[Standing], now: float) -> None:
+def standing(lags: Mapping[int, int], partitions: Collection[Standing], clock_age: Ms, now: float) -> None:
     """Where the partitions stand; those that went away are not shown any more."""
     PARTITIONS.set(len(lags))
     LAG.clear()
     for number, lag in lags.items():
         LAG.labels(str(number)).set(lag)
+    CLOCK_AGE.set(clock_age / 1000)
+    UNCOMMITTED.set(sum(p.next - p.committed for p in partitions))
     POINTER_AGE.set(max((now - p.checkpointed_at for p in partitions if p.changed), default=0.0))

@@ -95,7 +95,7 @@ class Names:
 
 
 class Partition:
-    """One partition at work. `next` is the offset of the first call that is not folded yet.
+    """One partition at work. `next` is the offset of the first call that is not folded yet, `committed` the group's.
 
     `waiting` are the acknowledgements of all that it said; whoever folds or cuts holds `lock`, so that a cut never
     falls between a fold and what the fold had to say.
@@ -105,7 +105,7 @@ class Partition:
         self.number = number
         self.assembly = assembly
         self.generation = generation
-        self.next = next
+        self.next = self.committed = next
         self.pointer = pointer
         self.lock = asyncio.Lock()
         self.waiting: deque[asyncio.Future[Any]] = deque()

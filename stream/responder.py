@@ -152,6 +152,11 @@ class Responder:
         self._settled.append(receipt)
         self._write("settle", receipt.at)
 
+    @property
+    def written(self) -> bool:
+        """Whether the ledger holds all that was heard."""
+        return not self._paused
+
     def news(self) -> list[News]:
         """What happened since the last time."""
         news, self._book.news = self._book.news, []

@@ -33,6 +33,8 @@ class Settings(BaseSettings):
     webhook_allow_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     webhook_allow_http: bool = False
     runbook_url: str = "docs/runbooks/"
+    checkpoint_s: float = Field(default=5.0, ge=0)
+    """Seconds between two checkpoints of a run on a file, longer where they take long; 0: one after every 4 MB."""
 
     def __init__(self, **values: Any) -> None:
         try:

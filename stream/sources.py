@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -46,7 +47,9 @@ class LineReader:
     def read(self, block: bytes, clock: Ms = ABSENT) -> Batch:
         """The calls of all lines that this block completes; `clock` is the time of receipt, ABSENT for a file."""
         held = self._rest + block
-        end = len(held) if len(held) >= LONGEST_LINE else held.rfind(b"\n") + 1
+        end = held.rfind(b"\n") + 1
+        if len(held) - end >= LONGEST_LINE:
+            end = len(held)
         self._rest = held[end:]
         return self._decode(held[:end], clock)
 
@@ -136,21 +139,32 @@ def _medians(ts: I64, lo: int, hi: int) -> I64:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Whatever shows that `path` is no whole gzip file becomes BrokenFile."""
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, unpacked where its name ends in `.gz`. Raises OSError, and BrokenFile also in the body."""
     try:
-        yield
+        with cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as file:
+            yield file
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise BrokenFile(f"{path}: not a whole gzip file: {error}") from error
+
+
+def read_on(file: BinaryIO, reader: LineReader, clock: FileClock) -> Iterator[Batch]:
+    """The calls of all finished lines from here on, but the last ones. Raises OSError, BrokenFile."""
+    while block := file.read(BLOCK_BYTES):
+        yield clock.feed(reader.read(block))
+
+
+def read_out(reader: LineReader, clock: FileClock) -> Iterator[Batch]:
+    """The last calls of a file: its unfinished line, and those whose followers the clock was waiting for."""
+    yield clock.feed(reader.finish())
+    last = clock.finish()
+    if last is not None:
+        yield last
 
 
 def read_file(path: Path, reader: LineReader) -> Iterator[Batch]:
     """All calls of an NDJSON file (`.gz`: gzip), with the file's clock. Raises OSError, BrokenFile."""
     clock = FileClock()
-    with naming(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            yield clock.feed(reader.read(block))
-    yield clock.feed(reader.finish())
-    last = clock.finish()
-    if last is not None:
-        yield last
+    with opened(path) as file:
+        yield from read_on(file, reader, clock)
+    yield from read_out(reader, clock)

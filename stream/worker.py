@@ -83,7 +83,10 @@ class Worker:
             if partition is not None:
                 async with partition.lock:
                     await self._let_time_pass(partition)
-        metrics.standing({n: self._lag(p) for n, p in self.partitions.items()}, self.partitions.values(), self.beat)
+        standing = self.partitions.values()
+        clocks = [p.assembly.pipeline.clock for p in standing]
+        age = max((self._clock() - clock for clock in clocks if clock is not None), default=0)
+        metrics.standing({p.number: self._lag(p) for p in standing}, standing, age, self.beat)
 
     async def checkpoint(self) -> float:
         """One round over all partitions that changed; returns how long to wait until the next, in seconds."""
@@ -200,7 +203,7 @@ class Worker:
         acks = await asyncio.gather(*sent, *waiting)
         pointer = Pointer.to(pieces, generation, number, first=acks[0].offset)
         await self._group.commit(keep, next, pointer.to_metadata(), generation)
-        partition.pointer = pointer.to_metadata()
+        partition.pointer, partition.committed = pointer.to_metadata(), next
         partition.checkpointed_at = time.monotonic()
         metrics.checkpointed(len(blob), time.monotonic() - began)
         partition.firsts.append(pointer.first)

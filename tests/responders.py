@@ -34,7 +34,7 @@ rules:
       - throttle: {strength: 0.9, lease: 20s}
     armed: true
 """
-RESPONDER = "from stream.cli import main; main()"
+BURNGUARD = "from stream.cli import main; main()"
 UNGUARDED = "from tests.unguarded import main; main()"
 
 
@@ -74,7 +74,7 @@ class Worker:
     """Says what a worker would: signals, and a pulse for every pane since it began."""
 
     def __init__(self, bootstrap: str, topic: str, partitions: int = 1) -> None:
-        self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 1})
+        self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 1, "log_level": 0})
         self._topic = topic
         self._partitions = partitions
         self._next = time.time_ns() // 1_000_000 // SLICE * SLICE + SLICE
@@ -109,18 +109,8 @@ class Worker:
 class Member:
     """A process of `burnguard responder`, or of another `program` with the same arguments."""
 
-    def __init__(self, folder: Path, name: str, kafka: dict[str, str], receiver: Receiver, program: str = RESPONDER) -> None:
-        (folder / "secret").write_text(SECRET)
-        (folder / "policy.yaml").write_text(POLICY)
+    def __init__(self, folder: Path, name: str, environment: dict[str, str], program: str = BURNGUARD) -> None:
         self.out, self.err = folder / f"{name}.out", folder / f"{name}.err"
-        environment = {
-            "PATH": os.environ["PATH"],
-            "BURNGUARD_WEBHOOK_URL": f"{receiver.url}/hook",
-            "BURNGUARD_WEBHOOK_SECRET_FILE": str(folder / "secret"),
-            "BURNGUARD_WEBHOOK_ALLOW_NETWORKS": '["127.0.0.0/8"]',
-            "BURNGUARD_WEBHOOK_ALLOW_HTTP": "true",
-            **kafka,
-        }
         arguments = ["responder", "--policy", str(folder / "policy.yaml"), "--ledger", str(folder / "ledger.sqlite")]
         with self.out.open("ab") as out, self.err.open("ab") as err:
             self.process = subprocess.Popen(
@@ -167,23 +157,35 @@ class Stage:
     def __init__(self, folder: Path, bootstrap: str, prefix: str, partitions: int = 1) -> None:
         self.folder = folder
         self.bootstrap = bootstrap
-        self.kafka = {
+        self.group = f"{prefix}-responder"
+        self.receiver = Patient()
+        (folder / "secret").write_text(SECRET)
+        (folder / "policy.yaml").write_text(POLICY)
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "BURNGUARD_WEBHOOK_URL": f"{self.receiver.url}/hook",
+            "BURNGUARD_WEBHOOK_SECRET_FILE": str(folder / "secret"),
+            "BURNGUARD_WEBHOOK_ALLOW_NETWORKS": '["127.0.0.0/8"]',
+            "BURNGUARD_WEBHOOK_ALLOW_HTTP": "true",
             "BURNGUARD_KAFKA_BOOTSTRAP": bootstrap,
             "BURNGUARD_KAFKA_PREFIX": prefix,
             "BURNGUARD_KAFKA_GROUP": prefix,
         }
-        self.group = f"{prefix}-responder"
-        self.receiver = Patient()
         self.members: list[Member] = []
-        self.admin = KafkaAdminClient(bootstrap_servers=bootstrap)
-        self.admin.create_topics([NewTopic(f"{prefix}.signals", 1, 1)])
+        with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+            admin.create_topics([NewTopic(f"{prefix}.signals", 1, 1)])
         self.worker = Worker(bootstrap, f"{prefix}.signals", partitions)
 
-    def join(self, program: str = RESPONDER) -> Member:
+    def join(self, program: str = BURNGUARD) -> Member:
         """One more responder, without waiting for its election."""
-        member = Member(self.folder, f"member-{len(self.members)}", self.kafka, self.receiver, program)
+        member = Member(self.folder, f"member-{len(self.members)}", self.environment, program)
         self.members.append(member)
         return member
+
+    def command(self, *arguments: str) -> str:
+        """What `burnguard` says to these arguments and our ledger."""
+        command = [sys.executable, "-c", BURNGUARD, *arguments, "--ledger", str(self.folder / "ledger.sqlite")]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout
 
     def active(self) -> Member:
         """The one that is active, when all have joined and one is."""
@@ -211,10 +213,11 @@ class Stage:
 
     def deleted_group(self) -> bool:
         """Delete the group; False while it has members."""
-        try:
-            self.admin.delete_groups([self.group])
-        except NonEmptyGroupError:
-            return False
+        with closing(KafkaAdminClient(bootstrap_servers=self.bootstrap)) as admin:
+            try:
+                admin.delete_groups([self.group])
+            except NonEmptyGroupError:
+                return False
         return True
 
     def close(self) -> None:
@@ -223,4 +226,3 @@ class Stage:
                 member.thaw()
                 member.kill()
         self.receiver.close()
-        self.admin.close()

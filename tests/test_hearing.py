@@ -124,7 +124,7 @@ def test_a_burn_is_throttled_taken_back_and_resolved_and_the_position_is_in_the_
 def test_said_twice_mixed_and_cut_by_restarts_it_is_the_same_ledger_and_the_same_money(seed: int) -> None:
     chance = random.Random(seed)
     once, log = heard(lockstep()), logged(mixture(chance))
-    term, read = Term(), 0
+    term, read, reached = Term(), 0, 0
     while read < len(log):
         upto = min(len(log), read + chance.randint(1, 40))
         term.take(log[read:upto])
@@ -132,6 +132,8 @@ def test_said_twice_mixed_and_cut_by_restarts_it_is_the_same_ledger_and_the_same
             term.hearing.keep(term.now)
         read = term.restart(0, len(log)) if chance.random() < 0.3 and upto < len(log) else upto
         assert read <= upto
+        assert (term.ledger.position() or 0) >= reached, "the ledger's position went back"
+        reached = term.ledger.position() or 0
     assert term.effects() == once.effects()
     assert term.duty.tenants.spent(HOUR) == once.duty.tenants.spent(HOUR)
 

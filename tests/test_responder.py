@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from actions.incidents import INCIDENT_TABLE, ORDER_TABLE, alert_row
 from actions.ledger import Deposed, Ledger
+from detectors.gap import offset_gap
 from schemas.directory import Directory
 from schemas.incidents import IncidentState
 from schemas.orders import Delivery, OrderState, Receipt
@@ -210,6 +211,17 @@ def test_a_new_ledger_is_obeyed_by_a_receiver_that_knew_the_old_one(story: Story
     fresh.hook, fresh.now = story.hook, story.now
     fresh.hear(signal(story.now, started=story.now))
     assert story.hook.throttled
+
+
+def test_lost_calls_are_told_and_never_acted_on(tmp_path: Path) -> None:
+    rule = {"name": "all", "match": {}, "do": ["notify", {"throttle": {"strength": 1, "lease": "60s"}}], "armed": True}
+    story = Story(tmp_path / "ledger.sqlite", Policy.model_validate({"version": 1, "rules": [rule]}))
+    story.responder.hear([offset_gap(3, 1000, 250, T0, "")], T0)
+    opened, told = story.responder.news()
+    assert opened.said == "telemetry_gap of */*: 250 calls lost of partition 3 from offset 1000"
+    assert told.said.startswith("ticket: */* 250 calls lost of partition 3 from offset 1000; not acted on")
+    story.second()
+    assert not story.hook.posts
 
 
 def test_the_kill_switch_is_read_again_right_before_a_send(story: Story) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from actions.ledger import Ledger
+from examples.kafka.broker import Broker
 from stream.duty import wall
+from stream.responder import ALIVE
 from tests.conftest import Reachable
 from tests.responders import UNGUARDED, Stage, figure
 from tests.topic import Said, burn
@@ -121,6 +123,48 @@ def test_without_the_epoch_check_a_frozen_responder_wakes_up_and_writes(stage: S
     time.sleep(1)
     figure(f"epoch check off: {len(frozen.events('a zombie wrote'))} writes by the zombie")
     assert not once_each(stage), "the zombie has sent its own revert"
+
+
+@pytest.mark.chaos
+def test_a_stop_that_deposes_a_frozen_responder_is_obeyed_by_it_and_so_is_the_release(stage: Stage) -> None:
+    member = stage.join()
+    stage.active()
+    throttle_two(stage)
+    stage.freeze(member)
+    time.sleep(ALIVE / 1000 + 0.5)
+    said = stage.command("stop")
+    assert "took back 2 of 2 throttles itself" in said
+    member.thaw()
+    stage.worker.quiet_until(lambda: len(member.events("elected")) == 2, 30)
+    stage.worker.burn(("acme", "key-8"))
+    stage.worker.quiet_until(lambda: "acme/key-8" in member.out.read_text(), 10)
+    assert not stage.receiver.throttled()
+    assert "released" in stage.command("stop", "--release")
+    time.sleep(2)
+    stage.worker.burn(("acme", "key-9"))
+    stage.worker.quiet_until(lambda: len(stage.receiver.throttled()) == 1, 10)
+    assert once_each(stage) or stage.receiver.verbs()[-1] == "apply"
+
+
+@pytest.mark.chaos
+def test_throttles_are_taken_back_although_the_broker_is_down(stage: Stage, own_broker: Broker) -> None:
+    if own_broker.bootstrap != stage.bootstrap:
+        pytest.skip("the broker is the user's: it is not ours to stop")
+    member = stage.join()
+    stage.active()
+    throttle_two(stage)
+    own_broker.kill()
+    try:
+        until = time.monotonic() + 40
+        while stage.receiver.throttled() and time.monotonic() < until:
+            time.sleep(0.1)
+    finally:
+        own_broker.start()
+    assert not stage.receiver.throttled()
+    stage.worker.quiet_until(member.active, 30)
+    stage.worker.burn(("acme", "key-9"))
+    back = stage.worker.quiet_until(lambda: len(stage.receiver.throttled()) == 1, 30)
+    figure(f"broker killed: throttles taken back meanwhile, a burn acted on {back:.1f} s after it was back")
 
 
 def test_nothing_is_lost_or_done_again_when_the_group_is_deleted(stage: Stage) -> None:

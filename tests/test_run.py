@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from actions.ledger import Ledger
 from examples.receiver.receiver import Receiver
 from schemas.batch import ABSENT, Batch
+from schemas.decode import Decoder
 from stream.cli import main
-from stream.sources import FileClock
+from stream.sources import LONGEST_LINE, FileClock, LineReader
 from tests.calls import T0, batch
 from tests.story import T0 as STORY_T0
 from tests.story import Story, signal
@@ -201,6 +202,14 @@ def test_a_burn_on_standard_input_is_throttled_though_the_process_is_killed_in_b
     assert not receiver.throttled()
     assert "REVERTED" in said
     assert Ledger(f"sqlite:///{ledger}").newest_happening() is None
+
+
+def test_a_good_line_behind_one_that_is_far_too_long_is_kept_wherever_a_block_ends() -> None:
+    good = json.dumps(event(1, 1_780_000_000.0, "key-1")).encode() + b"\n"
+    reader = LineReader(Decoder())
+    read = [reader.read(block) for block in (b"x" * (LONGEST_LINE - 10), b"x" * 20 + b"\n" + good[:30], good[30:])]
+    assert [len(some) for some in read] == [0, 0, 1]
+    assert [row.reason for row in reader.quarantined] == ["line_too_long"]
 
 
 def clocked(calls: Batch, cuts: list[int]) -> list[int]:
