@@ -25,10 +25,13 @@ from stream.documents import read_document, recommended
 from stream.duty import courier, wall
 from stream.lab.backtest import backtest as replay
 from stream.logs import configure
+from stream.problems import refusals
+from stream.reach import Unreachable
 from stream.responder import pull_switch
 from stream.run import Run
 from stream.settings import KafkaSettings, Settings, SettingsError, WorkerSettings
 from stream.sources import BrokenFile
+from stream.topics import look
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 prices_option = click.option("--prices", type=FILE, help="Price overrides (prices.json) over the built-in price table.")
@@ -106,8 +109,12 @@ def worker(prices: Path | None) -> None:
 
     configure()
     try:
-        asyncio.run(work(KafkaSettings(), WorkerSettings(), _prices(prices)))
-    except (SettingsError, KafkaError) as error:
+        kafka, settings = KafkaSettings(), WorkerSettings()
+        wrong = refusals(kafka, look(kafka))
+        if wrong:
+            raise click.ClickException("\n".join(wrong))
+        asyncio.run(work(kafka, settings, _prices(prices)))
+    except (SettingsError, Unreachable, KafkaError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -118,7 +125,6 @@ def worker(prices: Path | None) -> None:
 def responder(directory: Path | None, policy: Path | None, ledger: Path) -> None:
     """Act on the signals in Kafka (BURNGUARD_KAFKA_...): one responder of a ledger is active, others stand by."""
     from stream.standby import Standby  # Kafka's clients are slow to import, and `stop` must be fast
-    from stream.transport import Unreachable
 
     if not ledger.absolute().parent.is_dir():
         raise click.ClickException(f"{ledger.absolute().parent}: no such folder for the ledger")

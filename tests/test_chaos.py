@@ -48,13 +48,12 @@ def owned(process: WorkerProcess) -> set[int]:
 
 
 def taken_over(site: Site, victim: WorkerProcess, lost: set[int], since: dict[str, int]) -> bool:
-    """Whether other workers have loaded all that the victim owned, from its pointers."""
+    """Whether other workers have all that the victim owned, loaded from its pointers."""
     after = {
         event["partition"]
         for process in site.processes
         if process is not victim
         for event in process.events("loaded")[since.get(process.name, 0) :]
-        if not event["kept"]
     }
     return lost <= after
 
