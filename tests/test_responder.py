@@ -320,6 +320,20 @@ def test_an_apply_is_retried_with_the_same_id_until_the_lease_ends_and_then_take
     assert [verb for verb, _ in story.hook.effects] == ["apply", "revert"]
 
 
+def test_a_receiver_that_asks_for_a_day_of_patience_is_asked_every_hour_and_until_the_end(story: Story) -> None:
+    story.hear(signal(T0))
+    story.hook.hears = False
+    story.hook.answer = lambda d, now: Receipt(d.webhook_id, now, False, True, "HTTP 503", wait=90_000_000)
+    story.play(61)
+    for _ in range(24 * 60):
+        story.now += 59_000
+        story.second()
+    reverts = [at for at, verb, _ in story.hook.posts if verb == "revert"]
+    assert len(reverts) == 25
+    assert max(b - a for a, b in itertools.pairwise(reverts)) <= 3_661_000
+    assert story.whats()[-1] == "throttle_failed"
+
+
 def test_a_lost_answer_gives_two_posts_and_one_effect(story: Story) -> None:
     story.hook.answer = unreachable
     story.hear(signal(T0))
