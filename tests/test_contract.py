@@ -199,6 +199,23 @@ def test_it_does_not_start_on_a_topic_whose_clock_is_the_producers(site: Site) -
     assert "message.timestamp.type is CreateTime" in worker.log.read_text()
 
 
+def test_a_batch_that_the_disk_has_damaged_ends_the_worker_and_is_not_read(topic_prefix: str, tmp_path: Path) -> None:
+    with Broker(tmp_path / "kafka") as broker:
+        site = Site(broker.bootstrap, topic_prefix, tmp_path)
+        traffic = Traffic(site.kafka)
+        traffic.some(300)
+        broker.stop()
+        log = next((tmp_path / "kafka").glob(f"**/{site.kafka.usage_topic}-0/*.log"))
+        damaged = bytearray(log.read_bytes())
+        damaged[damaged.rindex(b"input_tokens")] ^= 1
+        log.write_bytes(damaged)
+        broker.start()
+        worker = site.worker()
+        assert worker.ended(60) == 1
+        assert "wrong CRC" in worker.log.read_text()
+        site.close()
+
+
 def test_health_readiness_and_metrics_are_served_on_loopback(site: Site) -> None:
     worker = site.worker()
     eventually(lambda: worker.events("loaded"), JOINS_WITHIN_S, "loaded")
