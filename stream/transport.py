@@ -220,8 +220,9 @@ class Group:
             await self._on_thread(self._commit, partition, offset, metadata, generation)
 
     async def seek(self, partition: int, offset: int) -> None:
-        """Read on from `offset`."""
-        await self._app.consumer.seek(self._tp(partition), offset)
+        """Read on from `offset`. Faust's own seek touches aiokafka from the wrong thread."""
+        await self._on_thread(self._consumer.seek, self._tp(partition), offset)
+        self._app.consumer._read_offset[self._tp(partition)] = offset or None
 
     async def _commit(self, partition: int, offset: int, metadata: str, generation: int) -> None:
         """The request is built without a pause after the check, so it carries the generation that was checked."""
