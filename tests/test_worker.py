@@ -228,6 +228,17 @@ async def test_calls_that_are_only_not_fetched_yet_are_fetched_again() -> None:
     assert mine.partitions[0].next == BATCH
 
 
+async def test_what_was_fetched_and_dropped_is_asked_for_again_though_nothing_new_comes() -> None:
+    member = Member(new_log())
+    mine = await play(member, batches=BATCHES[:1])
+    await mine.tick()
+    assert member.sought == []
+    mine.partitions[0].folded_at -= 6
+    await mine.tick()
+    await mine.tick()
+    assert member.sought == [(0, BATCH)]
+
+
 async def test_it_refuses_to_start_over_where_only_the_commit_is_gone() -> None:
     log = new_log()
     await play(Member(log), batches=BATCHES[:1])
