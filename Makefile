@@ -10,7 +10,7 @@ help: ## what each target does
 	$(PY)/pip install --quiet uv
 	$(PY)/python -m uv pip install --quiet --python $(PY)/python --require-hashes -r requirements.lock
 	$(PY)/python -m uv pip install --quiet --python $(PY)/python --no-deps --no-build-isolation -e .
-	$(PY)/burnguard backtest examples/demo/one-call.ndjson --out .venv/first-run >/dev/null # compiles the kernels once
+	$(PY)/python -c "from stream.app import compile_kernels; compile_kernels()" # once: it takes some seconds
 	touch $@
 
 setup: .venv/ready ## make .venv from the lock and install burnguard into it
@@ -33,8 +33,8 @@ check: setup ## format, lint, types and import rules, as CI runs them
 test: setup ## all tests
 	$(PY)/pytest -q
 
-demo: setup ## a stolen key burns, is noticed, throttled and released: about a minute and a half
-	$(PY)/python examples/demo/demo.py
+demo: setup ## a stolen key burns, is noticed, throttled and released in a minute and a half; KAFKA=1: through Kafka, killing a worker
+	$(PY)/python -m examples.demo.$(if $(KAFKA),with_kafka,demo)
 
 lock: ## write requirements.lock again from pyproject.toml
 	$(PY)/python -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --group dev pyproject.toml -o requirements.lock

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from schemas.directory import Directory
 from schemas.policy import Severity
-from schemas.signals import Signal
+from schemas.signals import FAMILIES, Signal
 
 PAGE_USD_PER_HOUR, TICKET_USD_PER_HOUR = 100.0, 50.0
 HOT_PANES = 2
@@ -24,6 +24,8 @@ class Context:
 
 def in_context(signal: Signal, directory: Directory) -> Context:
     """Severity follows money and evidence; unknown, new and declared things are told, never acted on."""
+    if FAMILIES[signal.kind] == "data":
+        return Context("ticket", ("it is about what we are told, not about spend",))
     evidence = signal.evidence
     at_s = signal.at / 1000
     windows = directory.windows_at(signal.tenant, signal.key_id, at_s)

@@ -61,6 +61,8 @@ REOPENS: Ms = 15 * 60_000
 SILENCE: Ms = 15 * 60_000
 """An open incident that no signal spoke of for so long is over: its `clear` was lost (a burn is said each minute)."""
 REVERT_TRIES: Ms = 24 * 3_600_000
+LONGEST_WAIT: Ms = 3_600_000
+"""A receiver that asks for more patience (Retry-After) is asked again after this."""
 MOST_APPLIES = 3
 QUIET_PANES = 2
 SCHEDULE: tuple[Ms, ...] = (2_000, 10_000, 30_000, 120_000, 300_000)
@@ -225,8 +227,10 @@ class Book:
             self._finish(delivery)
             self._took_effect(order, delivery.verb, receipt.at)
             return
-        wait = max(receipt.wait, round(self._jitter.uniform(0, SCHEDULE[min(delivery.attempts, len(SCHEDULE)) - 1])))
-        if receipt.retry and receipt.at + wait < delivery.deadline:
+        jittered = round(self._jitter.uniform(0, SCHEDULE[min(delivery.attempts, len(SCHEDULE)) - 1]))
+        left = delivery.deadline - 1 - receipt.at
+        wait = min(max(receipt.wait, jittered), LONGEST_WAIT, left)
+        if receipt.retry and left >= 0:
             delivery.due_at = receipt.at + wait
             self.changes.deliveries[delivery.webhook_id] = delivery
             said = f"{delivery.verb} of {_entity(order)} failed ({receipt.said}); again in {wait / 1000:.0f} s"
@@ -253,12 +257,7 @@ class Book:
             partition=signal.partition,
         )
         self._enter(incident)
-        e = signal.evidence
-        said = (
-            f"{signal.kind} of {_entity(incident)}: ${e.observed:,.2f} in {e.window // 60_000} min,"
-            f" ${e.expected:,.2f} expected; ${e.usd_per_hour:,.0f}/h over normal"
-        )
-        self._tell(now, "incident_opened", said, incident)
+        self._tell(now, "incident_opened", f"{signal.kind} of {_entity(incident)}: {_headline(incident)}", incident)
         return incident
 
     def _clear(self, incident: Incident, signal: Signal, now: Ms) -> None:
@@ -296,7 +295,7 @@ class Book:
         order = self._order(incident, "notify", count, 0.0, 0, now, "notify")
         self._step(order, "told")
         held = f"; not acted on: {', '.join(incident.holds)}" if incident.holds else ""
-        said = f"{incident.severity}: {_entity(incident)} ${incident.evidence.usd_per_hour:,.0f}/h at risk{held}"
+        said = f"{incident.severity}: {_entity(incident)} {_at_stake(incident)}{held}"
         self._tell(now, "notified", f"{said}; runbook {self._runbooks}{incident.kind}.md", incident, order)
 
     def _throttle(self, incident: Incident, throttle: Throttle, rule: Rule, now: Ms) -> None:
@@ -517,6 +516,21 @@ def _watched(incident: Incident, start: Ms) -> bool:
 
 def _entity(of: Incident | Order) -> str:
     return f"{of.tenant}/{of.key_id}"
+
+
+def _headline(incident: Incident) -> str:
+    e = incident.evidence
+    if incident.family == "data":
+        return _at_stake(incident)
+    over = f"${e.usd_per_hour:,.0f}/h over normal"
+    return f"${e.observed:,.2f} in {e.window // 60_000} min, ${e.expected:,.2f} expected; {over}"
+
+
+def _at_stake(incident: Incident) -> str:
+    e = incident.evidence
+    if incident.family == "data":
+        return ", ".join(f"{c.observed:,.0f} {c.name}" for c in e.contributions)
+    return f"${e.usd_per_hour:,.0f}/h at risk"
 
 
 def _clock(at: Ms) -> str:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Protocol
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
 from schemas.batch import NANO, Ms
 from schemas.signals import Signal
 
+HEAD = """# Metrics of a worker
+
+Served at `/metrics` on 127.0.0.1 and `BURNGUARD_WORKER_HTTP_PORT` (9464), beside `/health` (the process lives) and
+`/ready` (all that it owns is loaded). Written by `python -m stream.metrics`.
+"""
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 CALLS = Counter("burnguard_calls", "Calls folded, duplicates among them")
@@ -29,12 +35,18 @@ RESTORE_SECONDS = Histogram("burnguard_restore_seconds", "Loading a partition", 
 FENCED = Counter("burnguard_fenced", "Commits that the group refused because it had moved on")
 PARTITIONS = Gauge("burnguard_partitions", "Partitions loaded here")
 LAG = Gauge("burnguard_lag", "Records behind the end of the partition", ["partition"])
+UNCOMMITTED = Gauge("burnguard_uncommitted", "Records folded since the pointers that are committed")
+CLOCK_AGE = Gauge("burnguard_clock_age_seconds", "How far the oldest clock of a partition is behind ours")
 POINTER_AGE = Gauge("burnguard_pointer_age_seconds", "Since the oldest pointer of a partition that has changed")
 
 
 class Standing(Protocol):
     """What is measured of a partition."""
 
+    @property
+    def next(self) -> int: ...
+    @property
+    def committed(self) -> int: ...
     @property
     def checkpointed_at(self) -> float: ...
     @property
@@ -62,10 +74,23 @@ def checkpointed(size: int, seconds: float) -> None:
     CHECKPOINT_SECONDS.observe(seconds)
 
 
-def standing(lags: Mapping[int, int], partitions: Collection[Standing], now: float) -> None:
+def standing(lags: Mapping[int, int], partitions: Collection[Standing], clock_age: Ms, now: float) -> None:
     """Where the partitions stand; those that went away are not shown any more."""
     PARTITIONS.set(len(lags))
     LAG.clear()
     for number, lag in lags.items():
         LAG.labels(str(number)).set(lag)
+    CLOCK_AGE.set(clock_age / 1000)
+    UNCOMMITTED.set(sum(p.next - p.committed for p in partitions))
     POINTER_AGE.set(max((now - p.checkpointed_at for p in partitions if p.changed), default=0.0))
+
+
+def table() -> str:
+    """All of them, for docs/metrics.md."""
+    ours = [m for m in REGISTRY.collect() if m.name.startswith("burnguard_")]
+    rows = [f"| `{m.name}{'_total' * (m.type == 'counter')}` | {m.type} | {m.documentation} |" for m in ours]
+    return "\n".join(["| metric | type | meaning |", "| --- | --- | --- |", *sorted(rows)])
+
+
+if __name__ == "__main__":
+    Path("docs/metrics.md").write_text(f"{HEAD}\n{table()}\n")

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import confluent_kafka
 import pytest
 from aiokafka import AIOKafkaConsumer
 from click.testing import CliRunner, Result
@@ -99,21 +100,29 @@ async def test_what_is_acknowledged_is_in_the_topic_a_tenant_in_one_partition_an
     assert all(numbers == sorted(numbers) for numbers in order.values())
 
 
-async def test_tenants_are_where_javas_own_producer_puts_them(own_broker: Broker, topic_prefix: str, tmp_path: Path) -> None:
+async def test_tenants_are_where_java_puts_them_and_librdkafka_with_the_setting_that_we_document(
+    own_broker: Broker, topic_prefix: str, tmp_path: Path
+) -> None:
     tenants = [f"tenant-{n}" for n in range(200)] + ["a", "ab", "abc", "müller", "日本", "x" * 300]
-    create(own_broker.bootstrap, topic_prefix, 12)
-    create(own_broker.bootstrap, f"{topic_prefix}-java", 12)
+    topics = [f"{topic_prefix}-{who}" for who in ("ours", "java", "murmur2", "default")]
+    for topic in topics:
+        create(own_broker.bootstrap, topic, 12)
     (tmp_path / "calls").write_bytes(b"\n".join(call(n, tenant) for n, tenant in enumerate(tenants)))
-    assert emit(own_broker.bootstrap, topic_prefix, tmp_path / "calls").exit_code == 0
-    reader = ["--property", "parse.key=true", "--property", "key.separator=\t"]
-    to = ["--bootstrap-server", own_broker.bootstrap, "--topic", f"{topic_prefix}-java"]
-    own_broker.tool("kafka-console-producer", *to, *reader, stdin="".join(f"{tenant}\tx\n" for tenant in tenants))
-    ours, javas = [
-        {key: partition for partition, key, _ in await content(own_broker.bootstrap, name)}
-        for name in (topic_prefix, f"{topic_prefix}-java")
+    assert emit(own_broker.bootstrap, topics[0], tmp_path / "calls").exit_code == 0
+    to = ["--bootstrap-server", own_broker.bootstrap, "--topic", topics[1]]
+    keyed = ["--property", "parse.key=true", "--property", "key.separator=\t"]
+    own_broker.tool("kafka-console-producer", *to, *keyed, stdin="".join(f"{tenant}\tx\n" for tenant in tenants))
+    for topic, setting in ((topics[2], {"partitioner": "murmur2_random"}), (topics[3], {})):
+        producer = confluent_kafka.Producer({"bootstrap.servers": own_broker.bootstrap, **setting})
+        for tenant in tenants:
+            producer.produce(topic, b"x", tenant.encode())
+        assert producer.flush(20) == 0
+    ours, java, murmur2, default = [
+        {key: partition for partition, key, _ in await content(own_broker.bootstrap, topic)} for topic in topics
     ]
-    assert len(javas) == len(tenants)
-    assert ours == javas
+    assert len(ours) == len(tenants)
+    assert ours == java == murmur2
+    assert sum(default[tenant] == ours[tenant] for tenant in tenants) < len(tenants) / 2
 
 
 async def test_standard_input_and_gzip_give_the_same(broker: Reachable, topic: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,9 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
     settings = KafkaSettings()
     assert (settings.signals_topic, settings.responder_group) == ("burnguard.signals", "burnguard-responder")
     assert settings.client() == {"bootstrap_servers": ["kafka:9092"], "security_protocol": "PLAINTEXT"}
+
+
+def test_the_page_for_producers_names_every_variable_and_no_other() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "producers.md").read_text()
+    named = set(re.findall(r"`BURNGUARD_KAFKA_(\w+)`", page))
+    assert named == {name.upper() for name in KafkaSettings.model_fields}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from actions.incidents import INCIDENT_TABLE, ORDER_TABLE, alert_row
 from actions.ledger import Deposed, Ledger
+from detectors.gap import offset_gap
 from schemas.directory import Directory
 from schemas.incidents import IncidentState
 from schemas.orders import Delivery, OrderState, Receipt
@@ -212,6 +213,17 @@ def test_a_new_ledger_is_obeyed_by_a_receiver_that_knew_the_old_one(story: Story
     assert story.hook.throttled
 
 
+def test_lost_calls_are_told_and_never_acted_on(tmp_path: Path) -> None:
+    rule = {"name": "all", "match": {}, "do": ["notify", {"throttle": {"strength": 1, "lease": "60s"}}], "armed": True}
+    story = Story(tmp_path / "ledger.sqlite", Policy.model_validate({"version": 1, "rules": [rule]}))
+    story.responder.hear([offset_gap(3, 1000, 250, T0, "")], T0)
+    opened, told = story.responder.news()
+    assert opened.said == "telemetry_gap of */*: 250 calls lost of partition 3 from offset 1000"
+    assert told.said.startswith("ticket: */* 250 calls lost of partition 3 from offset 1000; not acted on")
+    story.second()
+    assert not story.hook.posts
+
+
 def test_the_kill_switch_is_read_again_right_before_a_send(story: Story) -> None:
     story.responder.hear([signal(T0)], story.now)
     delivery = story.responder.due(story.now)[0]
@@ -234,6 +246,31 @@ async def test_a_stop_without_a_responder_does_not_pass_for_one(story: Story) ->
     for _ in range(2):
         said = await pull_switch(Ledger(f"sqlite:///{story.path}"), False, clock, lambda _: None, ARMED)
         assert "no responder lives; 1 throttles are out" in said
+
+
+async def test_a_heart_that_beat_just_before_the_stop_and_never_again_is_no_responder(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream.responder.LISTEN_S", 0.0)
+    story.hear(signal(T0))
+    clock = iter(range(T0 + 100, T0 + 100_000, 100)).__next__
+    said = await pull_switch(Ledger(f"sqlite:///{story.path}"), False, clock, lambda _: None, ARMED)
+    assert "no responder lives; 1 throttles are out" in said
+
+
+async def test_a_responder_that_lives_is_left_to_take_everything_back(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.responder.LISTEN_S", 0.0)
+    story.hear(signal(T0))
+    readings = itertools.count()
+
+    def clock() -> int:
+        if next(readings) == 8:
+            story.second()
+        return T0 + 500
+
+    said = await pull_switch(Ledger(f"sqlite:///{story.path}"), False, clock, lambda _: None, ARMED)
+    assert said == "stopped: the running responder takes every throttle back"
+    assert not story.hook.throttled
 
 
 @pytest.mark.parametrize("clear", ["late", "lost"])
@@ -281,6 +318,20 @@ def test_an_apply_is_retried_with_the_same_id_until_the_lease_ends_and_then_take
     story.play(320)
     assert not story.hook.throttled
     assert [verb for verb, _ in story.hook.effects] == ["apply", "revert"]
+
+
+def test_a_receiver_that_asks_for_a_day_of_patience_is_asked_every_hour_and_until_the_end(story: Story) -> None:
+    story.hear(signal(T0))
+    story.hook.hears = False
+    story.hook.answer = lambda d, now: Receipt(d.webhook_id, now, False, True, "HTTP 503", wait=90_000_000)
+    story.play(61)
+    for _ in range(24 * 60):
+        story.now += 59_000
+        story.second()
+    reverts = [at for at, verb, _ in story.hook.posts if verb == "revert"]
+    assert len(reverts) == 25
+    assert max(b - a for a, b in itertools.pairwise(reverts)) <= 3_661_000
+    assert story.whats()[-1] == "throttle_failed"
 
 
 def test_a_lost_answer_gives_two_posts_and_one_effect(story: Story) -> None:

@@ -1,0 +1,230 @@
+"""Recomputes from the topic of calls alone what workers must have said and kept, and compares.
+
+Two judges: plain Python sums for windows and counters, and a plain loop (a read-committed consumer, record by record,
+into a fresh assembly) as the twin of the whole edge for signals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from schemas.batch import SLICE, Lines, Ms
+from schemas.prices import PriceEntry
+from schemas.pulse import PULSE, Pulse
+from schemas.signals import SIGNAL, Signal
+from schemas.usage import UsageEvent
+from stream.assembly import Assembly
+from stream.checkpoint import EMPTY, Buffer, Pointer, unpack
+from stream.settings import KafkaSettings
+from stream.tenants import TenantMeters
+from stream.transport import Topics
+from tests.workers import NANO_PER_TOKEN, PRICES
+
+HOUR = 3_600_000
+BOOK = [PriceEntry.model_validate(entry) for entry in PRICES]
+
+
+@dataclass(frozen=True)
+class Record:
+    offset: int
+    at: Ms
+    key: bytes | None
+    value: bytes
+
+
+@dataclass
+class Truth:
+    """What one partition's calls come to."""
+
+    calls: int = 0
+    unique: int = 0
+    usd: int = 0
+    refused: set[int] = field(default_factory=set)
+    hours: Counter[tuple[str, int]] = field(default_factory=Counter)
+    keys: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+
+
+async def read(kafka: KafkaSettings, topic: str, partition: int) -> list[Record]:
+    """All committed records of a partition, by a plain consumer."""
+    consumer = AIOKafkaConsumer(**kafka.client(), isolation_level="read_committed", enable_auto_commit=False)
+    await consumer.start()
+    try:
+        tp = TopicPartition(topic, partition)
+        consumer.assign([tp])
+        await consumer.seek_to_beginning(tp)
+        end = (await consumer.end_offsets([tp]))[tp]
+        found: list[Record] = []
+        while await consumer.position(tp) < end:
+            for r in (await consumer.getmany(tp, timeout_ms=500)).get(tp, []):
+                found.append(Record(r.offset, r.timestamp, r.key, r.value or b""))
+        return found
+    finally:
+        await consumer.stop()
+
+
+def sums(records: list[Record]) -> Truth:
+    """By hand: parse, drop duplicates, add up per tenant and key and hour."""
+    truth, seen, clock = Truth(), set(), 0
+    for record in records:
+        clock = max(clock, record.at)
+        try:
+            call = json.loads(record.value)
+            UsageEvent.model_validate(call)
+        except ValueError:
+            truth.refused.add(record.offset)
+            continue
+        truth.calls += 1
+        if call["event_id"] in seen:
+            continue
+        seen.add(call["event_id"])
+        truth.unique += 1
+        usd, at = call["input_tokens"] * NANO_PER_TOKEN, int(call["ts"] * 1000 + 0.5)
+        at = clock if at > clock + 60_000 else at
+        truth.usd += usd
+        truth.hours[call["tenant"], at // HOUR] += usd
+        truth.keys[call["tenant"], call["key_id"], at // HOUR] += usd
+    return truth
+
+
+def twin(records: list[Record], partition: int, until: Ms, cut: int = 997) -> tuple[Assembly, dict[str, Signal]]:
+    """The plain loop over the same calls, then quiet until `until`."""
+    assembly = Assembly(BOOK, partition=partition)
+    signals: dict[str, Signal] = {}
+    for lo in range(0, len(records), cut):
+        some = records[lo : lo + cut]
+        ends = np.cumsum([len(r.value) for r in some], dtype=np.int64)
+        lines = Lines(
+            np.frombuffer(b"".join(r.value for r in some), np.uint8),
+            np.concatenate([[0], ends[:-1]]),
+            ends,
+            np.array([r.offset for r in some]),
+            np.array([r.at for r in some]),
+        )
+        batch, _ = assembly.decoder.decode(lines, partition=partition)
+        signals |= {s.id: s for s in assembly.pipeline.feed(batch).signals}
+    signals |= {s.id: s for s in assembly.pipeline.advance(until).signals}
+    return assembly, signals
+
+
+async def restored(kafka: KafkaSettings, committed: dict[int, tuple[int, str]]) -> dict[int, tuple[int, Assembly]]:
+    """What the committed pointers lead to, per partition."""
+    topics = Topics(kafka)
+    await topics.start()
+    try:
+        found = {}
+        for partition, (offset, metadata) in committed.items():
+            assembly = Assembly(BOOK, partition=partition)
+            if metadata != EMPTY:
+                chunks = await topics.read_state(partition, Pointer.read(metadata))
+                assembly.restore(unpack(chunks, Pointer.read(metadata), Buffer()).state)
+            found[partition] = (offset, assembly)
+        return found
+    finally:
+        await topics.stop()
+
+
+async def committed(kafka: KafkaSettings) -> dict[int, tuple[int, str]]:
+    """The group's commits."""
+    admin = AIOKafkaAdminClient(**kafka.client())
+    await admin.start()
+    try:
+        found = await admin.list_consumer_group_offsets(kafka.group)
+    finally:
+        await admin.close()
+    return {tp.partition: (c.offset, c.metadata) for tp, c in found.items() if tp.topic == kafka.usage_topic}
+
+
+@dataclass
+class Verdict:
+    """What was compared, and every difference in words."""
+
+    calls: int = 0
+    signals: int = 0
+    windows: int = 0
+    quarantined: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+
+def verify(kafka: KafkaSettings, partitions: int) -> Verdict:
+    """Compare everything; workers must have stopped in good order, with all panes closed."""
+    return asyncio.run(_verify(kafka, partitions))
+
+
+async def _verify(kafka: KafkaSettings, partitions: int) -> Verdict:
+    verdict, meters = Verdict(), TenantMeters()
+    pulsed: dict[int, Ms] = {}
+    said: dict[str, Signal] = {}
+    for record in await read(kafka, kafka.signals_topic, 0):
+        if record.key == SIGNAL:
+            said[Signal.read(record.value).id] = Signal.read(record.value)
+        else:
+            assert record.key == PULSE
+            pulse = Pulse.read(record.value)
+            meters.fold(pulse)
+            pulsed[pulse.partition] = max(pulse.clock, pulsed.get(pulse.partition, 0))
+    states = await restored(kafka, await committed(kafka))
+    hours: Counter[str] = Counter()
+    expected: dict[str, Signal] = {}
+    for partition in range(partitions):
+        records = await read(kafka, kafka.usage_topic, partition)
+        if not records:
+            continue
+        truth = sums(records)
+        offset, assembly = states[partition]
+        _compare_state(verdict, partition, truth, records, offset, assembly)
+        _, signals = twin(records, partition, pulsed.get(partition, 0) + 2_000)
+        expected |= signals
+        for (tenant, _), usd in truth.hours.items():
+            hours[tenant] += usd
+        refused = {json.loads(r.value)["position"] for r in await read(kafka, kafka.quarantine_topic, partition)}
+        if refused != truth.refused:
+            verdict.wrong.append(f"partition {partition}: refused {len(refused)} lines, not {len(truth.refused)}")
+        verdict.quarantined += len(truth.refused)
+    for tenant, usd in hours.items():
+        verdict.windows += 1
+        if meters.spent(6 * HOUR).get(tenant) != usd:
+            verdict.wrong.append(f"pulses of {tenant}: {meters.spent(6 * HOUR).get(tenant)} nano-dollars, not {usd}")
+    own = {i: s for i, s in said.items() if s.kind != "telemetry_gap"}
+    verdict.signals = len(expected)
+    verdict.wrong += [f"signal lost: {s}" for i, s in expected.items() if i not in own]
+    verdict.wrong += [f"signal nobody expected: {s}" for i, s in own.items() if i not in expected]
+    verdict.wrong += [f"signal differs: {s}" for i, s in own.items() if i in expected and _plain(s) != _plain(expected[i])]
+    return verdict
+
+
+def _plain(signal: Signal) -> Any:
+    return (signal.phase, signal.episode, signal.evidence, signal.at, signal.partition)
+
+
+def _compare_state(
+    verdict: Verdict, partition: int, truth: Truth, records: list[Record], offset: int, assembly: Assembly
+) -> None:
+    counters = assembly.pipeline.counters
+    verdict.calls += truth.calls
+    for name, value in (("calls", truth.calls), ("unique", truth.unique), ("usd", truth.usd)):
+        if counters[name] != value:
+            verdict.wrong.append(f"partition {partition}: {name} {counters[name]}, not {value}")
+    if offset < records[-1].offset + 1:
+        verdict.wrong.append(f"partition {partition}: committed {offset}, the log ends at {records[-1].offset + 1}")
+    meter, names = assembly.pipeline._keys, assembly.decoder.keys.names
+    for (tenant, key_id, hour), usd in truth.keys.items():
+        row = names.index((tenant, key_id))
+        verdict.windows += 1
+        held = int(meter.usd[row, 72 + hour % 24])
+        open_now = sum(int(s) for k, at, s in _open(assembly) if k == row and at * SLICE // HOUR == hour)
+        if held + open_now != usd:
+            verdict.wrong.append(f"partition {partition}: {key_id} has {held + open_now} nano-dollars, not {usd}")
+
+
+def _open(assembly: Assembly) -> list[tuple[int, int, int]]:
+    panes = assembly.pipeline._open
+    used = panes.used
+    return list(zip(panes.keys[:used].tolist(), panes.slots[:used].tolist(), panes.arena[:used, 0].tolist(), strict=True))
