@@ -120,15 +120,20 @@ def crash_and_go_on(crash_at: int, kind: type[Worker] = Worker) -> Log:
     return log
 
 
-def operations() -> int:
+def operations() -> list[str]:
+    """What an undisturbed worker asks of the log, in order."""
     member = Member(new_log())
     asyncio.run(play(member))
     return member.operations
 
 
+def at_commits(after: int = 0) -> list[int]:
+    return [n + after for n, name in enumerate(operations()) if name == "commit"]
+
+
 def test_crashed_at_any_operation_no_call_is_lost_or_doubled_and_no_word_is_lost(truth: tuple[Any, Any]) -> None:
-    points = range(0, operations(), 9)
-    assert len(points) > 15
+    points = sorted({*range(0, len(operations()), 12), *at_commits(), *at_commits(after=1)})
+    assert len(points) > 20
     for crash_at in points:
         log = crash_and_go_on(crash_at)
         assert (said(log), state(log)) == truth, f"crashed at operation {crash_at}"
@@ -153,7 +158,7 @@ class NewestState(Member):
 
 
 def test_committing_before_the_words_are_acknowledged_loses_some(truth: tuple[Any, Any]) -> None:
-    logs = [crash_and_go_on(crash_at, CommitsBeforeTheAcks) for crash_at in range(0, operations(), 15)]
+    logs = [crash_and_go_on(crash_at, CommitsBeforeTheAcks) for crash_at in at_commits(after=1)]
     assert any(said(log) != truth[0] for log in logs)
     assert all(state(log) == truth[1] for log in logs)
 
@@ -164,7 +169,7 @@ def test_restoring_the_newest_state_instead_of_the_pointers_counts_calls_twice(
     monkeypatch.setattr("stream.partition.unpack", lambda chunks, pointer, buffer: unpack(chunks, member.newest, buffer))
     wrong = 0
     member: NewestState
-    for crash_at in range(0, operations(), 15):
+    for crash_at in at_commits():
         log = new_log()
         member = NewestState(log, crash_at)
         try:
