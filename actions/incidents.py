@@ -98,17 +98,27 @@ class Book:
         self.incidents: dict[str, Incident] = {}
         self.orders: dict[str, Order] = {}
         self.deliveries: dict[str, Delivery] = {}
+        self._orders_of: dict[str, list[Order]] = {}
+        self._deliveries_of: dict[str, dict[str, Delivery]] = {}
         self._latest: dict[tuple[str, str, str], Incident] = {}
         self.changes = Changes()
         self.news: list[News] = []
 
-    def load(self, incidents: Collection[Incident], orders: Collection[Order], deliveries: Collection[Delivery]) -> None:
-        """Go on where a ledger stands."""
+    def load(
+        self,
+        incidents: Collection[Incident],
+        orders: Collection[Order],
+        deliveries: Collection[Delivery],
+        sequence: int,
+    ) -> None:
+        """Go on where a ledger stands; `deliveries` are those that are not done."""
         for incident in sorted(incidents, key=lambda i: i.opened_at):
             self._enter(incident)
-        self.orders = {order.id: order for order in orders}
-        self.deliveries = {d.webhook_id: d for d in deliveries if not d.done}
-        self.sequence = max((d.sequence for d in deliveries), default=0)
+        for order in orders:
+            self._add(order)
+        for delivery in deliveries:
+            self._send(delivery)
+        self.sequence = sequence
 
     # What is heard
 
@@ -272,8 +282,8 @@ class Book:
         incident.resolved_at = now
         incident.reverted_at = None
         incident.episodes.clear()
-        for order in self.orders.values():
-            if order.incident == incident.id and order.state is OrderState.PROPOSED:
+        for order in self._orders_of.get(incident.id, ()):
+            if order.state is OrderState.PROPOSED:
                 self._end(order, "lapse", now)
         self._tell(now, "incident_resolved", f"{_entity(incident)} is back to normal", incident)
 
@@ -291,8 +301,7 @@ class Book:
             return
         incident.told = incident.severity
         self._touch(incident)
-        count = sum(o.incident == incident.id and o.action == "notify" for o in self.orders.values())
-        order = self._order(incident, "notify", count, 0.0, 0, now, "notify")
+        order = self._order(incident, "notify", self._steps(incident, "notify"), 0.0, 0, now, "notify")
         self._step(order, "told")
         held = f"; not acted on: {', '.join(incident.holds)}" if incident.holds else ""
         said = f"{incident.severity}: {_entity(incident)} {_at_stake(incident)}{held}"
@@ -304,7 +313,7 @@ class Book:
             if order.state is OrderState.APPLIED and 2 * (order.expires_at - now) < order.lease:
                 self._renew(order, now)
             return
-        step = sum(o.incident == incident.id and o.action == "throttle" for o in self.orders.values())
+        step = self._steps(incident, "throttle")
         if self.stopped or incident.holds or (step and not armed):
             return
         if order is not None:
@@ -399,11 +408,12 @@ class Book:
 
     def _forget(self, incident: Incident) -> None:
         """An incident that cannot reopen is in the ledger only."""
-        mine = {order.id for order in self.orders.values() if order.incident == incident.id}
-        if any(delivery.order in mine for delivery in self.deliveries.values()):
+        mine = self._orders_of.get(incident.id, [])
+        if any(order.id in self._deliveries_of for order in mine):
             return
         for order in mine:
-            del self.orders[order]
+            del self.orders[order.id]
+        self._orders_of.pop(incident.id, None)
         del self.incidents[incident.id]
         place = (incident.family, incident.tenant, incident.key_id)
         if self._latest[place] is incident:
@@ -424,8 +434,17 @@ class Book:
             expires_at=now + lease,
             reason=reason,
         )
-        self.orders[order.id] = self.changes.orders[order.id] = order
+        self._add(order)
+        self.changes.orders[order.id] = order
         return order
+
+    def _add(self, order: Order) -> None:
+        self.orders[order.id] = order
+        self._orders_of.setdefault(order.incident, []).append(order)
+
+    def _steps(self, incident: Incident, action: str) -> int:
+        """How many orders of this action the incident has had."""
+        return sum(order.action == action for order in self._orders_of.get(incident.id, ()))
 
     def _deliver(self, order: Order, verb: Verb, deadline: Ms, now: Ms) -> None:
         self.sequence = max(self.sequence + 1, now)
@@ -440,30 +459,33 @@ class Book:
             due_at=now,
             deadline=deadline,
         )
-        self.deliveries[delivery.webhook_id] = self.changes.deliveries[delivery.webhook_id] = delivery
+        self._send(delivery)
+        self.changes.deliveries[delivery.webhook_id] = delivery
+
+    def _send(self, delivery: Delivery) -> None:
+        self.deliveries[delivery.webhook_id] = delivery
+        self._deliveries_of.setdefault(delivery.order, {})[delivery.webhook_id] = delivery
 
     def _throttle_of(self, incident: Incident) -> Order | None:
-        return next(
-            (
-                order
-                for order in self.orders.values()
-                if order.incident == incident.id and order.action == "throttle" and order.state in LIVE
-            ),
-            None,
-        )
+        mine = self._orders_of.get(incident.id, ())
+        return next((order for order in mine if order.action == "throttle" and order.state in LIVE), None)
 
     def _pending(self, order: Order, verb: Verb) -> Delivery | None:
-        return next((d for d in self.deliveries.values() if d.order == order.id and d.verb == verb), None)
+        return next((d for d in self._deliveries_of.get(order.id, {}).values() if d.verb == verb), None)
 
     def _drop(self, order: Order) -> None:
         """What has not left of an order never leaves; an attempt under way is settled as unknown."""
-        for delivery in [d for d in self.deliveries.values() if d.order == order.id]:
+        for delivery in list(self._deliveries_of.get(order.id, {}).values()):
             self._finish(delivery)
 
     def _finish(self, delivery: Delivery) -> None:
         delivery.done = True
         self.changes.deliveries[delivery.webhook_id] = delivery
         del self.deliveries[delivery.webhook_id]
+        mine = self._deliveries_of[delivery.order]
+        del mine[delivery.webhook_id]
+        if not mine:
+            del self._deliveries_of[delivery.order]
 
     def _move(self, incident: Incident, event: str) -> None:
         if event not in INCIDENT_TABLE[incident.state]:

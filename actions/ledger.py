@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Connection,
     Engine,
@@ -21,7 +22,9 @@ from sqlalchemy import (
     Text,
     create_engine,
     event,
+    func,
     insert,
+    or_,
     select,
     update,
 )
@@ -51,6 +54,7 @@ incidents = Table(
     Column("id", String(16), primary_key=True),
     Column("state", String(16), index=True),
     Column("at", BigInteger),
+    Column("resolved_at", BigInteger, index=True),
     Column("row", Text),
 )
 orders = Table(
@@ -66,7 +70,8 @@ deliveries = Table(
     tables,
     Column("webhook_id", String(16), primary_key=True),
     Column("order", String(16), index=True),
-    Column("sequence", BigInteger),
+    Column("sequence", BigInteger, index=True),
+    Column("done", Boolean, index=True),
     Column("row", Text),
 )
 receipts = Table(
@@ -80,8 +85,11 @@ folds = Table(
     "folds", tables, Column("id", Integer, primary_key=True), Column("next", BigInteger), Column("blob", LargeBinary)
 )
 
+MOST_VALUES = 10_000
+"""In one statement; SQLite takes 32,766."""
 BUSY_S = 5
 """Shorter than the session of the responders' group: waiting for the ledger must not cost the election."""
+SIGNAL = ("id", "at", "incident", "fate")
 Fate = Literal["decided", "stale"]
 Happening = Literal["stop", "release"]
 
@@ -162,17 +170,13 @@ class Ledger:
         with self._transaction() as connection:
             self._hold(connection, now)
             _keep_position(connection, position)
-            for signal in decided:
-                _put(connection, signals, dict(zip(("id", "at", "incident", "fate"), signal, strict=True)))
-            for i in changes.incidents.values():
-                _put(connection, incidents, {"id": i.id, "state": i.state.value, "at": i.opened_at, "row": _row(i)})
-            for o in changes.orders.values():
-                _put(connection, orders, {"id": o.id, "incident": o.incident, "state": o.state.value, "row": _row(o)})
-            for d in changes.deliveries.values():
-                values = {"webhook_id": d.webhook_id, "order": d.order, "sequence": d.sequence, "row": _row(d)}
-                _put(connection, deliveries, values)
-            for r in settled:
-                connection.execute(insert(receipts).values(webhook_id=r.webhook_id, row=_row(r)))
+            _put(connection, signals, [dict(zip(SIGNAL, signal, strict=True)) for signal in decided])
+            _put(connection, incidents, [_incident(i) for i in changes.incidents.values()])
+            _put(connection, orders, [_order(o) for o in changes.orders.values()])
+            _put(connection, deliveries, [_delivery(d) for d in changes.deliveries.values()])
+            rows = [{"webhook_id": r.webhook_id, "row": _row(r)} for r in settled]
+            if rows:
+                connection.execute(insert(receipts), rows)
 
     def position(self) -> int | None:
         """The offset after the last record of signals and pulses that was taken in; None before the first."""
@@ -184,7 +188,7 @@ class Ledger:
         with self._transaction() as connection:
             self._hold(connection, None)
             _keep_position(connection, position)
-            _put(connection, folds, {"id": 1, "next": after, "blob": blob})
+            _put(connection, folds, [{"id": 1, "next": after, "blob": blob}])
 
     def fold(self) -> tuple[int, bytes] | None:
         """What `keep_fold` was given last."""
@@ -194,21 +198,31 @@ class Ledger:
 
     def knows(self, ids: Sequence[str]) -> set[str]:
         """Which of these signals were decided before."""
+        known: set[str] = set()
         with self._transaction(reads=True) as connection:
-            return set(connection.execute(select(signals.c.id).where(signals.c.id.in_(ids))).scalars())
+            for at in range(0, len(ids), MOST_VALUES):
+                few = ids[at : at + MOST_VALUES]
+                known |= set(connection.execute(select(signals.c.id).where(signals.c.id.in_(few))).scalars())
+        return known
 
-    def load(self, resolved_since: Ms) -> tuple[list[Incident], list[Order], list[Delivery]]:
-        """Incidents that live (or resolved lately), with their orders and deliveries."""
-        with self._transaction() as connection:
-            rows = connection.execute(select(incidents.c.row)).scalars().all()
-            live = [i for i in _read(rows, Incident) if _matters(i, resolved_since)]
-            mine = {i.id for i in live}
-            kept = [o for o in _read(connection.execute(select(orders.c.row)).scalars().all(), Order) if o.incident in mine]
-            sent = _read(
-                connection.execute(select(deliveries.c.row).order_by(deliveries.c.sequence)).scalars().all(), Delivery
-            )
-            wanted = {o.id for o in kept}
-            return live, kept, [d for d in sent if d.order in wanted or d is sent[-1]]
+    def load(self, resolved_since: Ms) -> tuple[list[Incident], list[Order], list[Delivery], int]:
+        """Incidents that live, resolved lately or have something on its way; their orders, what is on its way, and the
+        highest sequence ever given."""
+        waiting = deliveries.c.done.is_(False)
+        on_its_way = select(orders.c.incident).join(deliveries, deliveries.c.order == orders.c.id).where(waiting)
+        matters = or_(
+            incidents.c.state != IncidentState.RESOLVED.value,
+            incidents.c.resolved_at >= resolved_since,
+            incidents.c.id.in_(on_its_way),
+        )
+        with self._transaction(reads=True) as connection:
+            found = connection.execute(select(incidents.c.row).where(matters)).scalars().all()
+            mine = select(incidents.c.id).where(matters)
+            given = connection.execute(select(orders.c.row).where(orders.c.incident.in_(mine))).scalars().all()
+            left = select(deliveries.c.row).where(waiting).order_by(deliveries.c.sequence)
+            sent = connection.execute(left).scalars().all()
+            newest = connection.execute(select(func.max(deliveries.c.sequence))).scalar()
+        return _read(found, Incident), _read(given, Order), _read(sent, Delivery), newest or 0
 
     def happen(self, verb: Happening, now: Ms) -> None:
         """What a person says; any process may."""
@@ -255,13 +269,27 @@ def _durable(connection: Any, record: Any) -> None:
 
 def _keep_position(connection: Connection, position: int | None) -> None:
     if position is not None:
-        _put(connection, positions, {"id": 1, "next": position})
+        _put(connection, positions, [{"id": 1, "next": position}])
 
 
-def _put(connection: Connection, table: Table, values: dict[str, Any]) -> None:
-    connection.execute(
-        upsert(table).values(values).on_conflict_do_update(index_elements=table.primary_key.columns, set_=values)
-    )
+def _put(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+    """Insert whole rows, or put them in the place of those with the same key."""
+    if rows:
+        fresh = upsert(table)
+        values = {column.name: column for column in fresh.excluded}
+        connection.execute(fresh.on_conflict_do_update(index_elements=table.primary_key.columns, set_=values), rows)
+
+
+def _incident(i: Incident) -> dict[str, Any]:
+    return {"id": i.id, "state": i.state.value, "at": i.opened_at, "resolved_at": i.resolved_at, "row": _row(i)}
+
+
+def _order(o: Order) -> dict[str, Any]:
+    return {"id": o.id, "incident": o.incident, "state": o.state.value, "row": _row(o)}
+
+
+def _delivery(d: Delivery) -> dict[str, Any]:
+    return {"webhook_id": d.webhook_id, "order": d.order, "sequence": d.sequence, "done": d.done, "row": _row(d)}
 
 
 def _row(thing: object) -> str:
@@ -270,7 +298,3 @@ def _row(thing: object) -> str:
 
 def _read(rows: Sequence[str], kind: type[Thing]) -> list[Thing]:
     return [msgspec.json.decode(row, type=kind) for row in rows]
-
-
-def _matters(incident: Incident, resolved_since: Ms) -> bool:
-    return incident.state is not IncidentState.RESOLVED or (incident.resolved_at or 0) >= resolved_since

@@ -7,7 +7,7 @@ import numpy as np
 from schemas.batch import SLICE, Ms
 from schemas.pulse import Pulse
 from schemas.snapshot import BadCheckpoint, Snapshot, array, joined, number, of_numbers, of_texts, part, texts
-from stream.windows import COUNTS, Meter, slot_of
+from stream.windows import Meter, set_slots
 
 
 class TenantMeters:
@@ -22,16 +22,12 @@ class TenantMeters:
         """Set every slot that the pulse names; slots that the rings no longer reach are dropped."""
         self._clock = max(self._clock, pulse.clock)
         slots = pulse.tenants
-        rows = [self._rows.setdefault((pulse.partition, name[0]), len(self._rows)) for name in slots.names]
+        rows = np.array(
+            [self._rows.setdefault((pulse.partition, name[0]), len(self._rows)) for name in slots.names], np.int64
+        )
         self._meter.grow(len(self._rows))
         m = self._meter
-        for entity, ring, slot, usd, counts in zip(
-            slots.entity.tolist(), slots.ring.tolist(), slots.slot.tolist(), slots.usd, slots.counts, strict=True
-        ):
-            column = slot_of(m.usd, m.counts, m.head, rows[entity], ring, slot)
-            if column >= 0:
-                m.usd[rows[entity], column] = usd
-                m.counts[rows[entity], column, : len(COUNTS)] = counts
+        set_slots(m.usd, m.counts, m.head, rows[slots.entity], slots.ring, slots.slot, slots.usd, slots.counts)
 
     def snapshot(self) -> Snapshot:
         rows: Snapshot = {

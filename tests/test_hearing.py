@@ -60,7 +60,7 @@ class Term:
 
     def effects(self) -> dict[str, list[Any]]:
         """What the ledger holds, but for times and sequences: those follow the mixture."""
-        deliveries = [msgspec.json.decode(row[3], type=Delivery) for row in self.rows("deliveries")]
+        deliveries = [msgspec.json.decode(row[-1], type=Delivery) for row in self.rows("deliveries")]
         return {
             "signals": self.rows("signals"),
             "incidents": [row[:2] for row in self.rows("incidents")],

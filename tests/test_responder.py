@@ -434,6 +434,38 @@ def test_whatever_happens_no_throttle_outlives_its_revert_window(tmp_path_factor
     assert times == sorted(times)
 
 
+def test_a_start_loads_what_lives_and_what_is_on_its_way_and_leaves_the_past_in_the_ledger(story: Story) -> None:
+    other, third = ("acme", "key-2"), ("acme", "key-3")
+    story.hear(signal(T0))
+    story.play(100)
+    assert story.whats()[-1] == "incident_resolved"
+    newest = story.responder._book.sequence
+    story.now += 20 * 60_000
+    story.hook.hears, story.hook.answer = False, unreachable
+    story.hear(signal(story.now, started=story.now, key=other))
+    story.play(300, burns=lambda at: False)
+    story.hear(signal(story.now, started=story.now, key=third, learning=3))
+    story.restart()
+    book = story.responder._book
+    assert {i.key_id for i in book.incidents.values()} == {"key-2", "key-3"}
+    assert {o.key_id for o in book.orders.values()} == {"key-2", "key-3"}
+    assert [d.verb for d in book.deliveries.values()] == ["revert"]
+    assert book.sequence > newest
+    story.hook.hears, story.hook.answer = True, lambda d, now: Receipt(d.webhook_id, now, True, False, "HTTP 200")
+    story.play(2000)
+    story.restart()
+    assert not story.responder._book.incidents
+    assert story.responder._book.sequence == book.sequence
+
+
+def test_more_signals_than_one_statement_takes_are_decided_once(story: Story) -> None:
+    many = [signal(T0 - 90_000 - n) for n in range(40_000)]
+    story.responder.hear(many, story.now)
+    assert story.ledger.knows([s.id for s in many]) == {s.id for s in many}
+    story.responder.hear(many, story.now)
+    assert not story.responder._decided
+
+
 def test_every_state_has_its_transitions_and_ends_are_ends() -> None:
     assert set(INCIDENT_TABLE) == set(IncidentState)
     assert set(ORDER_TABLE) == set(OrderState)

@@ -100,6 +100,26 @@ def test_a_second_ctrl_c_leaves_at_once(receiver: Receiver, tmp_path: Path) -> N
     assert time.monotonic() - began < 10
 
 
+def test_who_still_reads_a_history_is_not_on_duty_and_outlives_a_stop(tmp_path: Path) -> None:
+    path, past = tmp_path / "l.sqlite", tmp_path / "past.ndjson"
+    os.mkfifo(past)
+    process = subprocess.Popen(
+        [*COMMAND, "run", "--history", str(past), "--ledger", str(path), "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with past.open("w") as history:
+        ledger = Ledger(f"sqlite:///{path}")
+        assert ledger.last_beat() is None
+        assert "no responder lives" in burnguard("stop", "--ledger", path).output
+        history.write("")
+    until(lambda: bool(ledger.last_beat()))
+    said, _ = process.communicate("")
+    assert process.returncode == 0
+    assert "STOPPED" in said
+
+
 def test_a_stop_is_written_down_though_it_cannot_be_delivered(tmp_path: Path) -> None:
     story = Story(tmp_path / "l.sqlite")
     story.hear(signal(story.now))
