@@ -10,7 +10,7 @@ help: ## what each target does
 	$(PY)/pip install --quiet uv
 	$(PY)/python -m uv pip install --quiet --python $(PY)/python --require-hashes -r requirements.lock
 	$(PY)/python -m uv pip install --quiet --python $(PY)/python --no-deps --no-build-isolation -e .
-	$(PY)/burnguard backtest examples/demo/one-call.ndjson --out .venv/first-run >/dev/null # compiles the kernels once
+	$(PY)/python -c "from stream.app import compile_kernels; compile_kernels()" # once: it takes some seconds
 	touch $@
 
 setup: .venv/ready ## make .venv from the lock and install burnguard into it

@@ -61,6 +61,8 @@ REOPENS: Ms = 15 * 60_000
 SILENCE: Ms = 15 * 60_000
 """An open incident that no signal spoke of for so long is over: its `clear` was lost (a burn is said each minute)."""
 REVERT_TRIES: Ms = 24 * 3_600_000
+LONGEST_WAIT: Ms = 3_600_000
+"""A receiver that asks for more patience (Retry-After) is asked again after this."""
 MOST_APPLIES = 3
 QUIET_PANES = 2
 SCHEDULE: tuple[Ms, ...] = (2_000, 10_000, 30_000, 120_000, 300_000)
@@ -225,8 +227,10 @@ class Book:
             self._finish(delivery)
             self._took_effect(order, delivery.verb, receipt.at)
             return
-        wait = max(receipt.wait, round(self._jitter.uniform(0, SCHEDULE[min(delivery.attempts, len(SCHEDULE)) - 1])))
-        if receipt.retry and receipt.at + wait < delivery.deadline:
+        jittered = round(self._jitter.uniform(0, SCHEDULE[min(delivery.attempts, len(SCHEDULE)) - 1]))
+        left = delivery.deadline - 1 - receipt.at
+        wait = min(max(receipt.wait, jittered), LONGEST_WAIT, left)
+        if receipt.retry and left >= 0:
             delivery.due_at = receipt.at + wait
             self.changes.deliveries[delivery.webhook_id] = delivery
             said = f"{delivery.verb} of {_entity(order)} failed ({receipt.said}); again in {wait / 1000:.0f} s"

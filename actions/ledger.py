@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
@@ -25,7 +26,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, IntegrityError
 from sqlalchemy.pool import StaticPool
 
 from actions.incidents import Changes
@@ -90,20 +91,24 @@ class Deposed(Exception):
 
 
 class Busy(Exception):
-    """Another process has kept the ledger locked for BUSY_S; what was to be written was not."""
+    """The ledger cannot be written now (another process keeps it locked, its disk is full); what was to be was not."""
+
+
+class BadLedger(Exception):
+    """The file is no ledger, or may not be read or written."""
 
 
 class Ledger:
     """One file (or `sqlite://` in memory). Every write checks that the epoch is still ours, in its own transaction.
 
-    Every method may raise Busy.
+    Every method may raise BadLedger, and Busy after having waited for `wait_s`. What others keep locked can still be read.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, wait_s: float = BUSY_S) -> None:
         options: dict[str, Any] = {"poolclass": StaticPool} if url == "sqlite://" else {}
-        self._engine: Engine = create_engine(url, connect_args={"timeout": BUSY_S, "check_same_thread": False}, **options)
+        self._engine: Engine = create_engine(url, connect_args={"timeout": wait_s, "check_same_thread": False}, **options)
         event.listen(self._engine, "connect", _durable)
-        event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        event.listen(self._engine, "begin", _begin)
         self._epoch = 0
         with self._transaction() as connection:
             tables.create_all(connection)
@@ -138,15 +143,15 @@ class Ledger:
         self.beat(0)
 
     def last_beat(self) -> Ms | None:
-        """When a responder last said that it lives."""
-        with self._transaction() as connection:
+        """When a responder last said that it lives; 0 where it has resigned, None where there never was one."""
+        with self._transaction(reads=True) as connection:
             return connection.execute(select(epochs.c.beat)).scalar()
 
     def write(
         self,
         changes: Changes,
         decided: Iterable[tuple[str, Ms, str | None, Fate]] = (),
-        receipt: Receipt | None = None,
+        settled: Iterable[Receipt] = (),
         now: Ms | None = None,
         position: int | None = None,
     ) -> None:
@@ -166,12 +171,12 @@ class Ledger:
             for d in changes.deliveries.values():
                 values = {"webhook_id": d.webhook_id, "order": d.order, "sequence": d.sequence, "row": _row(d)}
                 _put(connection, deliveries, values)
-            if receipt is not None:
-                connection.execute(insert(receipts).values(webhook_id=receipt.webhook_id, row=_row(receipt)))
+            for r in settled:
+                connection.execute(insert(receipts).values(webhook_id=r.webhook_id, row=_row(r)))
 
     def position(self) -> int | None:
         """The offset after the last record of signals and pulses that was taken in; None before the first."""
-        with self._transaction() as connection:
+        with self._transaction(reads=True) as connection:
             return connection.execute(select(positions.c.next)).scalar()
 
     def keep_fold(self, after: int, blob: bytes, position: int | None) -> None:
@@ -183,13 +188,13 @@ class Ledger:
 
     def fold(self) -> tuple[int, bytes] | None:
         """What `keep_fold` was given last."""
-        with self._transaction() as connection:
+        with self._transaction(reads=True) as connection:
             row = connection.execute(select(folds.c.next, folds.c.blob)).first()
             return None if row is None else (row[0], row[1])
 
     def knows(self, ids: Sequence[str]) -> set[str]:
         """Which of these signals were decided before."""
-        with self._transaction() as connection:
+        with self._transaction(reads=True) as connection:
             return set(connection.execute(select(signals.c.id).where(signals.c.id.in_(ids))).scalars())
 
     def load(self, resolved_since: Ms) -> tuple[list[Incident], list[Order], list[Delivery]]:
@@ -212,26 +217,33 @@ class Ledger:
 
     def newest_happening(self) -> Happening | None:
         """The last thing that a person said."""
-        with self._transaction() as connection:
+        with self._transaction(reads=True) as connection:
             newest = select(happenings.c.verb).order_by(happenings.c.id.desc()).limit(1)
             found: Happening | None = connection.execute(newest).scalar()
             return found
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
+    def _transaction(self, reads: bool = False) -> Iterator[Connection]:
         try:
-            with self._engine.begin() as connection:
+            with self._engine.connect().execution_options(reads=reads) as connection, connection.begin():
                 yield connection
-        except OperationalError as error:
-            if "locked" not in str(error.orig):
-                raise
-            raise Busy(f"another process has held the ledger for {BUSY_S} s") from error
+        except IntegrityError:
+            raise
+        except (DatabaseError, sqlite3.DatabaseError) as error:
+            said = str(error.orig if isinstance(error, DatabaseError) else error)
+            kind = Busy if "locked" in said or "disk" in said else BadLedger
+            raise kind(f"{self._engine.url.database}: {said}") from error
 
     def _hold(self, connection: Connection, now: Ms | None) -> None:
         beat = {} if now is None else {"beat": now}
         mine = update(epochs).where(epochs.c.epoch == self._epoch).values(epoch=self._epoch, **beat)
         if connection.execute(mine).rowcount != 1:
             raise Deposed(f"epoch {self._epoch} is over: another responder has taken the ledger")
+
+
+def _begin(connection: Connection) -> None:
+    reads = connection.get_execution_options().get("reads", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _durable(connection: Any, record: Any) -> None:

@@ -21,6 +21,7 @@ FORBIDDEN = tuple(
     for network in (
         "0.0.0.0/8",
         "100.64.0.0/10",
+        "168.63.129.16/32",
         "192.0.0.0/24",
         "192.88.99.0/24",
         "224.0.0.0/3",
@@ -30,11 +31,14 @@ FORBIDDEN = tuple(
         "64:ff9b:1::/48",
         "2001::/32",
         "2002::/16",
+        "3fff::/20",
+        "5f00::/16",
         "fec0::/10",
         "ff00::/8",
     )
 )
-"""What `is_global` lets or may let through and no receiver has: CGNAT, NAT64, SIIT, Teredo, 6to4, site-local, multicast."""
+"""What `is_global` lets or may let through and no receiver has: CGNAT, Azure's wire server, NAT64, SIIT, Teredo, 6to4,
+documentation, segment routing, site-local, multicast."""
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -105,7 +109,7 @@ async def post(client: aiohttp.ClientSession, url: str, delivery: Delivery, head
             return read_answer(delivery, answer.status, answer.headers.get("retry-after", ""), now)
     except aiohttp.ClientConnectorError as error:
         return Receipt(delivery.webhook_id, now, ok=False, retry=True, said=str(error.os_error))
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:  # ValueError: of a host that no name can be
         return Receipt(delivery.webhook_id, now, ok=False, retry=True, said=type(error).__name__)
 
 

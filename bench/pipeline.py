@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
@@ -10,47 +9,17 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 import msgspec
-import numpy as np
 
+from bench.calls import STEP, calls
 from schemas.decode import Call, Decoder, split
 from stream.assembly import Assembly
 
 CALLS, KEYS, PER_SECOND, ROUNDS = 1_000_000, 100_000, 50_000, 3
-BLOCK = 10_000
 
 
 def lines() -> list[bytes]:
-    """A million calls of 21 fields over 100,000 keys, 20 s of traffic, in blocks."""
-    rng = np.random.default_rng(1)
-    key, tokens = rng.integers(0, KEYS, CALLS), rng.integers(10, 4000, (CALLS, 3))
-    rows = []
-    for n in range(CALLS):
-        i, o, c = tokens[n].tolist()
-        event = {
-            "event_id": f"01890a5d-ac96-774b-bcce-{n:012x}",
-            "ts": 1_790_000_000 + n / PER_SECOND,
-            "tenant": f"tenant-{key[n] // 50}",
-            "key_id": f"key-{key[n]}",
-            "provider": "openai",
-            "model": ("gpt-4o", "gpt-4o-mini", "o3")[n % 3],
-            "requested_model": "gpt-4o",
-            "operation": "chat",
-            "input_tokens": i + c,
-            "cached_input_tokens": c,
-            "output_tokens": o,
-            "service_tier": "standard",
-            "status": 200,
-            "latency_ms": 812.5,
-            "session_id": f"session-{n % 5000}",
-            "user_id": f"{n % 30_000:032x}",
-            "client_ip": "203.0.113.7",
-            "country": "DE",
-            "user_agent": "OpenAI/Python 2.3.0 (Linux x86_64) httpx/0.28.1",
-            "feature": "support-chat",
-            "prompt_fingerprint": f"{n * 2654435761 % 2**64:016x}",
-        }
-        rows.append(json.dumps(event, separators=(",", ":")).encode())
-    return [b"\n".join(rows[lo : lo + BLOCK]) for lo in range(0, CALLS, BLOCK)]
+    """A million calls over 100,000 keys, 20 s of traffic, in blocks."""
+    return [b"\n".join(rows) for rows in calls(CALLS, KEYS, lambda n: 1_790_000_000 + n / PER_SECOND)]
 
 
 def best(run: Callable[[], None]) -> float:
@@ -67,7 +36,7 @@ def main() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     blocks = lines()
     clock = 1_790_000_000_000
-    step = BLOCK * 1000 // PER_SECOND
+    step = STEP * 1000 // PER_SECOND
 
     def decode() -> None:
         decoder = Decoder()

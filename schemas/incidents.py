@@ -66,6 +66,8 @@ What = Literal[
     "human_needed",
     "stopped",
     "released",
+    "paused",
+    "resumed",
 ]
 
 

@@ -20,9 +20,14 @@ AFTER_END: Ms = 15 * 60_000
 
 
 class Assembly:
-    """One partition: its decoder and its pipeline with every detector; `config` is the hash of what it judges by."""
+    """One partition: its decoder and its pipeline with every detector; `config` is the hash of what it judges by.
 
-    def __init__(self, prices: Sequence[PriceEntry], dedupe: int = NEWEST_IDS, partition: int = 0) -> None:
+    Its dedupe window holds `dedupe` ids, or grows up to `most`.
+    """
+
+    def __init__(
+        self, prices: Sequence[PriceEntry], dedupe: int = NEWEST_IDS, partition: int = 0, most: int | None = None
+    ) -> None:
         book, detectors = PriceBook(prices), [SpendSpike()]
         self.config = identity(book.version, *(detector.config for detector in detectors))
         self.decoder = Decoder()
@@ -30,7 +35,7 @@ class Assembly:
             book,
             self.decoder,
             list(detectors),
-            seen=SeenIds(dedupe),
+            seen=SeenIds(dedupe, most),
             partition=partition,
             config=self.config,
         )

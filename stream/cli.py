@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import click
-from pydantic import BaseModel
 
-from actions.ledger import Ledger
+from actions.ledger import BadLedger, Busy, Deposed, Ledger
 from schemas.batch import NANO
 from schemas.directory import Directory
 from schemas.documents import DocumentError
@@ -27,11 +27,14 @@ from stream.lab.backtest import backtest as replay
 from stream.learn import learn as learn_from
 from stream.live import usd
 from stream.logs import configure
+from stream.problems import refusals
+from stream.reach import Unreachable
 from stream.responder import pull_switch
 from stream.run import Run
 from stream.settings import KafkaSettings, Settings, SettingsError, WorkerSettings
+from stream.sources import BrokenFile
+from stream.topics import look
 
-M = TypeVar("M", bound=BaseModel)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 prices_option = click.option("--prices", type=FILE, help="Price overrides (prices.json) over the built-in price table.")
 directory_option = click.option("--directory", type=FILE, help="What you know of tenants and keys (JSON or YAML).")
@@ -46,7 +49,33 @@ ledger_option = click.option(
 )
 
 
-@click.group()
+MISTAKES = (SettingsError, DocumentError, BadCheckpoint, BadLedger, Busy, Deposed, BrokenFile, OSError)
+"""What may go wrong without us being wrong: each says what it is about."""
+
+
+class Plain(click.Group):
+    """Says mistakes in a sentence, exit status 1; 130 after a second Ctrl-C. All else is our mistake: a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except MISTAKES as error:
+            raise click.ClickException(sentence(error)) from error
+        except KeyboardInterrupt:
+            click.echo("left at once", err=True)
+            ctx.exit(130)
+
+
+def sentence(error: Exception) -> str:
+    """What a person is told of a mistake."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return str(error)
+
+
+@click.group(cls=Plain)
 @click.version_option(package_name="burnguard")
 def main() -> None:
     """Notice runaway LLM spend within seconds, act on it, and take the action back."""
@@ -67,15 +96,11 @@ def run(
     source: str, history: Path | None, prices: Path | None, directory: Path | None, policy: Path | None, ledger: Path
 ) -> None:
     """Follow usage events from SOURCE, an NDJSON file (.gz too) or - for standard input."""
-    try:
-        running = Run(_policy(policy), _directory(directory), _prices(prices), Settings(), ledger, click.echo)
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from error
-    try:
-        running.begin(source, history)
-    except BadCheckpoint as error:
-        raise click.ClickException(str(error)) from error
-    asyncio.run(running.go(source))
+    if source == "-" and sys.stdin is None:
+        raise click.ClickException("standard input is closed: name a file, or pipe usage events in")
+    running = Run(_policy(policy), _directory(directory), _prices(prices), Settings(), ledger, click.echo)
+    running.begin(source, history)
+    asyncio.run(_until_stopped(running, source))
 
 
 @main.command()
@@ -100,8 +125,12 @@ def worker(prices: Path | None) -> None:
 
     configure()
     try:
-        asyncio.run(work(KafkaSettings(), WorkerSettings(), _prices(prices)))
-    except (SettingsError, KafkaError) as error:
+        kafka, settings = KafkaSettings(), WorkerSettings()
+        wrong = refusals(kafka, look(kafka))
+        if wrong:
+            raise click.ClickException("\n".join(wrong))
+        asyncio.run(work(kafka, settings, _prices(prices)))
+    except (SettingsError, Unreachable, KafkaError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -112,7 +141,6 @@ def worker(prices: Path | None) -> None:
 def responder(directory: Path | None, policy: Path | None, ledger: Path) -> None:
     """Act on the signals in Kafka (BURNGUARD_KAFKA_...): one responder of a ledger is active, others stand by."""
     from stream.standby import Standby  # Kafka's clients are slow to import, and `stop` must be fast
-    from stream.transport import Unreachable
 
     if not ledger.absolute().parent.is_dir():
         raise click.ClickException(f"{ledger.absolute().parent}: no such folder for the ledger")
@@ -161,9 +189,28 @@ def stop(release: bool, ledger: Path) -> None:
     """The kill switch: no new orders, every throttle taken back."""
     if not ledger.exists():
         raise click.ClickException(f"{ledger}: no such ledger; name the one that `burnguard run` uses with --ledger")
-    settings = Settings()
-    said = pull_switch(Ledger(f"sqlite:///{ledger}"), release, wall, partial(courier, settings), recommended())
+    said = pull_switch(
+        Ledger(f"sqlite:///{ledger}"), release, wall, lambda outbox: courier(Settings(), outbox), recommended()
+    )
     click.echo(asyncio.run(said))
+
+
+async def _until_stopped(running: Run, source: str) -> None:
+    """Follow until the source ends, or SIGTERM or Ctrl-C say so. Raises KeyboardInterrupt at a second Ctrl-C, at once."""
+    loop = asyncio.get_running_loop()
+    going = asyncio.create_task(running.go(source))
+
+    def told() -> None:
+        loop.add_signal_handler(signal.SIGINT, going.cancel)
+        click.echo("stopping   no more calls are read; taking throttles back (Ctrl-C again: leave at once)")
+        running.stop_following()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told)
+    await asyncio.wait({going})
+    if going.cancelled():
+        raise KeyboardInterrupt
+    going.result()
 
 
 async def _until_told(work: Coroutine[None, None, None]) -> None:
@@ -176,19 +223,12 @@ async def _until_told(work: Coroutine[None, None, None]) -> None:
 
 
 def _policy(path: Path | None) -> Policy:
-    return recommended() if path is None else _read(path, Policy)
+    return recommended() if path is None else read_document(path, Policy)
 
 
 def _directory(path: Path | None) -> Directory:
-    return Directory() if path is None else _read(path, Directory)
+    return Directory() if path is None else read_document(path, Directory)
 
 
 def _prices(path: Path | None) -> list[PriceEntry]:
-    return [] if path is None else list(_read(path, PriceList).root)
-
-
-def _read(path: Path, model: type[M]) -> M:
-    try:
-        return read_document(path, model)
-    except DocumentError as error:
-        raise click.ClickException(str(error)) from error
+    return [] if path is None else list(read_document(path, PriceList).root)

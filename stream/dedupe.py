@@ -10,6 +10,8 @@ from schemas.batch import I64, U64
 from schemas.snapshot import Snapshot, array, number
 
 NEWEST_IDS = 2**20
+MOST_IDS = 2**26
+"""How far the window of a whole file may grow: 1.9 GB."""
 
 
 @njit(cache=True)
@@ -69,11 +71,18 @@ def _enter(ids, table, full):  # type: ignore[no-untyped-def]
 
 
 class SeenIds:
-    """The newest `size` event ids (64-bit hashes; size is a power of two), first come first forgotten."""
+    """The newest `size` event ids (64-bit hashes; size is a power of two), first come first forgotten.
 
-    def __init__(self, size: int = NEWEST_IDS) -> None:
-        if size & (size - 1):
-            raise ValueError(f"the dedupe window must be a power of two, not {size}")
+    With `most` (a power of two as well) the window grows before it forgets, and forgets when it holds so many.
+    """
+
+    def __init__(self, size: int = NEWEST_IDS, most: int | None = None) -> None:
+        if size & (size - 1) or (most or 1) & ((most or 1) - 1):
+            raise ValueError(f"the dedupe window must be a power of two, not {size} or {most}")
+        self._most = most or size
+        self._make(size)
+
+    def _make(self, size: int) -> None:
         self._table: U64 = np.zeros(2 * size, np.uint64)
         self._full = np.zeros(2 * size, np.bool_)
         self._ring: U64 = np.zeros(size, np.uint64)
@@ -81,6 +90,10 @@ class SeenIds:
 
     def first_seen(self, event: U64) -> NDArray[np.bool_]:
         """For each row: is this the first time that the window sees its id?"""
+        while len(self._ring) < min(self._most, int(self._state[0]) + len(event)):
+            before = self.snapshot()
+            self._make(2 * len(self._ring))
+            self.restore(before)
         fresh = np.empty(len(event), np.bool_)
         _first_seen(event, self._table, self._full, self._ring, self._state, fresh)
         return fresh

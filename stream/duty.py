@@ -44,7 +44,16 @@ class Duty:
     As a context it delivers; what is under way at its end has an unknown outcome, and is sent again by whoever is next.
     """
 
-    def __init__(self, ledger: Ledger, policy: Policy, directory: Directory, settings: Settings, say: Say) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        policy: Policy,
+        directory: Directory,
+        settings: Settings,
+        say: Say,
+        tenants: TenantMeters | None = None,
+        patient: bool = False,
+    ) -> None:
         self.responder = Responder(
             ledger,
             policy,
@@ -53,8 +62,9 @@ class Duty:
             jitter=random.Random(),
             now=wall(),
             runbooks=settings.runbook_url,
+            patient=patient,
         )
-        self.tenants = TenantMeters()
+        self.tenants = tenants or TenantMeters()
         self._courier = courier(settings, self.responder)
         self._stories = Stories()
         self._say = say

@@ -23,6 +23,8 @@ MARKS = {
     "human_needed": "HUMAN",
     "stopped": "STOPPED",
     "released": "RELEASED",
+    "paused": "PAUSED",
+    "resumed": "GOING ON",
 }
 
 

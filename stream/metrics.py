@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Protocol
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
 from schemas.batch import NANO, Ms
 from schemas.signals import Signal
 
+HEAD = """# Metrics of a worker
+
+Served at `/metrics` on 127.0.0.1 and `BURNGUARD_WORKER_HTTP_PORT` (9464), beside `/health` (the process lives) and
+`/ready` (all that it owns is loaded). Written by `python -m stream.metrics`.
+"""
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 CALLS = Counter("burnguard_calls", "Calls folded, duplicates among them")
@@ -77,3 +83,14 @@ def standing(lags: Mapping[int, int], partitions: Collection[Standing], clock_ag
     CLOCK_AGE.set(clock_age / 1000)
     UNCOMMITTED.set(sum(p.next - p.committed for p in partitions))
     POINTER_AGE.set(max((now - p.checkpointed_at for p in partitions if p.changed), default=0.0))
+
+
+def table() -> str:
+    """All of them, for docs/metrics.md."""
+    ours = [m for m in REGISTRY.collect() if m.name.startswith("burnguard_")]
+    rows = [f"| `{m.name}{'_total' * (m.type == 'counter')}` | {m.type} | {m.documentation} |" for m in ours]
+    return "\n".join(["| metric | type | meaning |", "| --- | --- | --- |", *sorted(rows)])
+
+
+if __name__ == "__main__":
+    Path("docs/metrics.md").write_text(f"{HEAD}\n{table()}\n")

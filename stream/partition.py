@@ -22,12 +22,16 @@ class Fenced(Exception):
     """The group has moved on: this member may not commit for that partition any more."""
 
 
+class Away(Exception):
+    """The broker does not answer now; the same question may be asked again."""
+
+
 class StateLost(Exception):
     """A partition cannot go on where it was; says why and what to do."""
 
 
 class Group(Protocol):
-    """A worker's membership in its consumer group."""
+    """A worker's membership in its consumer group. What asks the broker raises Away where it does not answer."""
 
     @property
     def generation(self) -> int:
@@ -60,7 +64,7 @@ class Group(Protocol):
 
 
 class Topics(Protocol):
-    """What a worker writes, and reads back of its state."""
+    """What a worker writes, and reads back of its state. What asks the broker raises Away where it does not answer."""
 
     @property
     def broker_ahead(self) -> Ms | None:
@@ -137,7 +141,7 @@ async def load(
 ) -> Partition:
     """The partition at its pointer; `kept` itself where the pointer is still the one that it wrote or was loaded from.
 
-    Raises Fenced, StateLost, BadCheckpoint.
+    Raises Fenced, Away, StateLost, BadCheckpoint.
     """
     found = await group.committed(number)
     if kept is not None and found is not None and found[1] == kept.pointer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from stream.mend import alter, grant, grow, tool
 from stream.settings import KafkaSettings
@@ -20,7 +20,14 @@ WHY = {
 
 def problems(settings: KafkaSettings, cluster: Cluster, roles: Sequence[str] = ("worker", "responder")) -> list[str]:
     """One line for each thing that is wrong: what it is, and what mends it."""
-    return [*_rights(settings, cluster, roles), *_shape(settings, cluster), *_settings(settings, cluster)]
+    shape = [*_shape(settings, cluster), *_safety(settings, cluster)]
+    return [*_rights(settings, cluster, roles), *shape, *_settings(settings, cluster)]
+
+
+def refusals(settings: KafkaSettings, cluster: Cluster) -> list[str]:
+    """Of the problems those with which a worker must not start: it would count wrongly."""
+    usage = {settings.usage_topic: {"message.timestamp.type": "LogAppendTime"}}
+    return [*_shape(settings, cluster), *_differences(settings, cluster, usage)]
 
 
 def _rights(settings: KafkaSettings, cluster: Cluster, roles: Sequence[str]) -> Iterator[str]:
@@ -67,6 +74,9 @@ def _shape(settings: KafkaSettings, cluster: Cluster) -> Iterator[str]:
             f"{usage.partitions}: {tool(settings, 'kafka-topics')} --alter --topic {settings.quarantine_topic} "
             f"--partitions {usage.partitions}"
         )
+
+
+def _safety(settings: KafkaSettings, cluster: Cluster) -> Iterator[str]:
     for name, topic in cluster.topics.items():
         copies = min(3, cluster.brokers)
         if topic.replicas < copies:
@@ -84,13 +94,11 @@ def _shape(settings: KafkaSettings, cluster: Cluster) -> Iterator[str]:
 
 
 def _settings(settings: KafkaSettings, cluster: Cluster) -> Iterator[str]:
-    for name, needed in settings_of(settings).items():
+    yield from _differences(settings, cluster, settings_of(settings))
+    for name in settings_of(settings):
         topic = cluster.topics.get(name)
         if topic is None or not topic.config:
             continue
-        for key, value in needed.items():
-            if topic.config.get(key) != value:
-                yield f"{name}: {key} is {topic.config.get(key)}: {WHY[key]}: {alter(settings, name, key, value)}"
         codec = topic.config.get("compression.type", "producer")
         if codec not in ("producer", "uncompressed", *CODECS):
             said = f"compression.type is {codec}, which no worker reads ({', '.join(CODECS)})"
@@ -109,3 +117,11 @@ def _settings(settings: KafkaSettings, cluster: Cluster) -> Iterator[str]:
         elif insync > max(1, topic.replicas - 1):
             said = f"min.insync.replicas is {insync} of {topic.replicas}: one broker down stops all writes"
             yield f"{name}: {said}: {alter(settings, name, 'min.insync.replicas', str(max(1, topic.replicas - 1)))}"
+
+
+def _differences(settings: KafkaSettings, cluster: Cluster, needed: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    for name, values in needed.items():
+        config = cluster.topics[name].config if name in cluster.topics else {}
+        for key, value in values.items():
+            if config and config.get(key) != value:
+                yield f"{name}: {key} is {config.get(key)}: {WHY[key]}: {alter(settings, name, key, value)}"

@@ -5,24 +5,28 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 
 from actions.context import in_context
 from actions.deliver import Courier
 from actions.incidents import REOPENS, Book, Changes
-from actions.ledger import Deposed, Fate, Ledger
+from actions.ledger import Busy, Deposed, Fate, Ledger
 from schemas.batch import Ms
 from schemas.directory import Directory
 from schemas.incidents import News
 from schemas.orders import Delivery, Order, Receipt
 from schemas.policy import Policy, Rule
 from schemas.signals import Signal
+from stream.settings import SettingsError
 
 STALE: Ms = 60_000
 """A signal older than this is recorded, never acted on (A3); a `clear` acts on nothing and is always heard."""
 ALIVE: Ms = 8_000
 """A responder whose heartbeat is older than this does not live."""
+LISTEN_S = 0.1
 TAKE_BACK_S = 30.0
 Failpoint = Callable[[str], None]
+Decided = tuple[str, Ms, str | None, Fate]
 
 
 def no_failpoint(name: str) -> None:
@@ -33,6 +37,9 @@ class Responder:
     """The one active responder of a ledger. Every step that changes something is one transaction.
 
     `arming` says whether a rule's throttles may leave. Raises Deposed when another responder has taken the ledger.
+
+    Where the ledger is Busy, an impatient responder raises that and is of no more use. A patient one goes on hearing and
+    sends nothing until a later `watch` has written all that there was to write; it says so once.
     """
 
     def __init__(
@@ -46,9 +53,15 @@ class Responder:
         now: Ms,
         runbooks: str = "docs/runbooks/",
         stale: Ms = STALE,
+        patient: bool = False,
         failpoint: Failpoint = no_failpoint,
     ) -> None:
         self._ledger = ledger
+        self._patient = patient
+        self._paused = False
+        self._unheard: list[Signal] = []
+        self._decided: list[Decided] = []
+        self._settled: list[Receipt] = []
         self._directory = directory
         self._stale = stale
         self._failpoint = failpoint
@@ -64,19 +77,25 @@ class Responder:
         `position` is the offset after them, written with what they changed; where they changed nothing, with the next
         thing that is written.
         """
-        known = self._ledger.knows([signal.id for signal in signals])
-        decided: list[tuple[str, Ms, str | None, Fate]] = []
-        for signal in signals:
+        self._unheard += signals
+        try:
+            known = self._ledger.knows([signal.id for signal in self._unheard])
+        except Busy as busy:
+            self._pause(busy, now)
+            return
+        known |= {decided[0] for decided in self._decided}
+        for signal in self._unheard:
             if signal.id in known:
                 continue
             known.add(signal.id)
             if signal.at < now - self._stale and signal.phase != "clear":
-                decided.append((signal.id, signal.at, None, "stale"))
+                self._decided.append((signal.id, signal.at, None, "stale"))
             else:
                 incident = self._book.observe(signal, in_context(signal, self._directory), now)
-                decided.append((signal.id, signal.at, incident, "decided"))
+                self._decided.append((signal.id, signal.at, incident, "decided"))
+        self._unheard = []
         self._reached(position)
-        self._write("hear", decided)
+        self._write("hear", now)
 
     def pane(
         self, partition: int, start: Ms, burning: Collection[tuple[str, str]], now: Ms, position: int | None = None
@@ -84,22 +103,27 @@ class Responder:
         """A pane that began at `start` has closed; `burning` still burned in it, as far as this part of it says."""
         self._book.pane(partition, start, burning, now)
         self._reached(position)
-        self._write("pane")
+        self._write("pane", now)
 
     def tick(self, now: Ms) -> None:
         """Let leases end."""
         self._book.tick(now)
-        self._write("tick")
+        self._write("tick", now)
 
     def watch(self, now: Ms) -> None:
         """Once a second while live: say that we live and how far we have read, and obey the kill switch."""
-        self._ledger.beat(now, self._position)
+        try:
+            self._ledger.beat(now, self._position)
+        except Busy as busy:
+            self._pause(busy, now)
+            return
+        self._go_on(now)
         self._obey(now)
 
     def take_all_back(self, now: Ms) -> None:
         """Nobody will watch any more: revert what is out."""
         self._book.take_all_back(now)
-        self._write("take back")
+        self._write("take back", now)
 
     def out(self) -> list[Order]:
         """Throttles that are out, or may be."""
@@ -107,15 +131,17 @@ class Responder:
 
     def due(self, now: Ms) -> list[Delivery]:
         """What may be sent now."""
-        return self._book.due(now)
+        return [] if self._paused else self._book.due(now)
 
     def claim(self, delivery: Delivery, now: Ms) -> bool:
         """Write down an attempt before it is made. False: it must not be made (stopped, too late, taken over)."""
         self._obey(now)
-        if delivery.done or not self._book.claim(delivery, now):
-            self._write("unclaimed")
+        if self._paused or delivery.done or not self._book.claim(delivery, now):
+            self._write("unclaimed", now)
             return False
-        self._write("claim")
+        self._write("claim", now)
+        if self._paused:
+            return False
         self._failpoint("before post")
         return True
 
@@ -123,7 +149,13 @@ class Responder:
         """Write down what became of an attempt."""
         self._failpoint("after post")
         self._book.settle(receipt)
-        self._write("settle", receipt=receipt)
+        self._settled.append(receipt)
+        self._write("settle", receipt.at)
+
+    @property
+    def written(self) -> bool:
+        """Whether the ledger holds all that was heard."""
+        return not self._paused
 
     def news(self) -> list[News]:
         """What happened since the last time."""
@@ -139,26 +171,48 @@ class Responder:
             self._position = position
 
     def _obey(self, now: Ms) -> None:
-        stopped = self._ledger.newest_happening() == "stop"
+        try:
+            stopped = self._ledger.newest_happening() == "stop"
+        except Busy as busy:
+            self._pause(busy, now)
+            return
         if stopped and not self._book.stopped:
             self._book.stop(now)
         elif self._book.stopped and not stopped:
             self._book.release(now)
-        self._write("obey")
+        self._write("obey", now)
 
-    def _write(
-        self,
-        step: str,
-        decided: Sequence[tuple[str, Ms, str | None, Fate]] = (),
-        receipt: Receipt | None = None,
-    ) -> None:
+    def _write(self, step: str, now: Ms) -> None:
+        if not self._paused:
+            try:
+                self._write_all(step)
+            except Busy as busy:
+                self._pause(busy, now)
+
+    def _write_all(self, step: str) -> None:
         changes = self._book.changes
-        if not changes and not decided and receipt is None:
+        if not (changes or self._decided or self._settled):
             return
         self._failpoint(f"before {step}")
-        self._ledger.write(changes, decided, receipt, position=self._position)
-        self._book.changes = Changes()
+        self._ledger.write(changes, self._decided, self._settled, position=self._position)
+        self._book.changes, self._decided, self._settled = Changes(), [], []
         self._failpoint(f"after {step}")
+
+    def _pause(self, busy: Busy, now: Ms) -> None:
+        if not self._patient:
+            raise busy
+        if not self._paused:
+            self._paused = True
+            self._book.news.append(News(now, "paused", f"{busy}; nothing is sent until it can be written"))
+
+    def _go_on(self, now: Ms) -> None:
+        """Perhaps the ledger can be written again: write what waited."""
+        if self._paused:
+            with suppress(Busy):
+                self._write_all("catch up")
+                self._paused = False
+                self._book.news.append(News(now, "resumed", "the ledger is written again; nothing was lost"))
+                self.hear((), now)
 
 
 def settle_in_shadow(responder: Responder, now: Ms) -> None:
@@ -178,21 +232,36 @@ async def pull_switch(
 ) -> str:
     """`burnguard stop`: what was said is in the ledger at once; returns what came of it.
 
-    Where no responder lives, this takes the epoch and delivers the reverts itself.
+    Where no responder lives, this takes the epoch and delivers the reverts itself. Raises SettingsError where it cannot,
+    after the stop was written down.
     """
     ledger.happen("release" if release else "stop", clock())
     if release:
         return "released: orders may leave again"
-    beat = ledger.last_beat()
-    if beat is not None and clock() - beat < ALIVE:
+    if await _lives(ledger, clock):
         return "stopped: the running responder takes every throttle back"
     responder = Responder(ledger, policy, Directory(), arming=lambda rule: False, jitter=random.Random(), now=clock())
     try:
         said = await _take_back(responder, clock, courier_of(responder))
-        ledger.resign()
+    except SettingsError as error:
+        raise SettingsError(f"stopped, but cannot deliver: {error}") from error
     except Deposed:
         return "stopped: a responder has started and takes every throttle back"
+    finally:
+        with suppress(Deposed, Busy):
+            ledger.resign()
     return said
+
+
+async def _lives(ledger: Ledger, clock: Callable[[], Ms]) -> bool:
+    """Whether a responder's heart beats: seen to beat again, not just lately."""
+    last, until = ledger.last_beat(), clock() + ALIVE
+    while last and clock() < min(last + ALIVE, until):
+        await asyncio.sleep(LISTEN_S)
+        beat = ledger.last_beat()
+        if beat != last:
+            return bool(beat)
+    return False
 
 
 async def _take_back(responder: Responder, clock: Callable[[], Ms], courier: Courier | None) -> str:

@@ -7,9 +7,11 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from actions.ledger import Ledger
+from actions.ledger import Busy, Deposed, Ledger
 from schemas.batch import Batch
 from schemas.directory import Directory
 from schemas.policy import Policy
@@ -23,8 +25,11 @@ from stream.progress import Progress
 from stream.quarantine import QuarantineFile
 from stream.settings import Settings
 from stream.sources import LineReader, read_file
+from stream.tenants import TenantMeters
 
 READ_BYTES = 1 << 20
+LOCKED_S = 0.25
+"""How long the stream may stand still because somebody else keeps the ledger locked, once a second."""
 
 
 class Run:
@@ -42,7 +47,11 @@ class Run:
         settings.check(policy)
         self._say = say
         self._assembly = Assembly(prices)
-        self._duty = Duty(Ledger(f"sqlite:///{ledger}"), policy, directory, settings, say)
+        self._tenants = TenantMeters()
+        self._ledger = Ledger(f"sqlite:///{ledger}", wait_s=LOCKED_S)
+        self._begin_duty = partial(Duty, self._ledger, policy, directory, settings, say, self._tenants, patient=True)
+        self._duty: Duty
+        self._following: asyncio.Task[None] | None = None
         self._quarantine = QuarantineFile(ledger.with_suffix(".quarantine.jsonl"))
         self._checkpoint = CheckpointFile(ledger.with_suffix(".checkpoint"))
         self._checkpoint_s = settings.checkpoint_s
@@ -57,7 +66,7 @@ class Run:
         path = Path(source)
         restored = False
         if source != "-" and path.is_file():
-            parts = (self._checkpoint, self._assembly, self._duty.tenants, self._quarantine, self._checkpoint_s)
+            parts = (self._checkpoint, self._assembly, self._tenants, self._quarantine, self._checkpoint_s)
             self._progress = Progress(path, *parts)
             restored = self._progress.resume(self._say)
         elif self._checkpoint.drop():
@@ -75,22 +84,38 @@ class Run:
         reader = LineReader(self._assembly.decoder)
         for batch in read_file(history, reader):
             for pulse in self._assembly.pipeline.feed(batch).pulses:
-                self._duty.tenants.fold(pulse)
+                self._tenants.fold(pulse)
             self._quarantine.keep(reader.quarantined)
         counters = self._assembly.pipeline.counters
         self._say(f"history    {counters['unique']} calls, {usd(counters['usd'])}: baselines learnt from {history}")
 
     async def go(self, source: str) -> None:
-        """Follow `source` (a file, or `-` for standard input) to its end, then take every live action back."""
-        async with self._duty:
-            deliveries = asyncio.create_task(self._duty.keep_turning())
-            following = asyncio.create_task(self._follow(source))
-            done, _ = await asyncio.wait({deliveries, following}, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-            deliveries.cancel()
+        """Follow `source` (a file, or `-` for standard input) to its end, then take every live action back and resign.
+
+        Only from here on this process is the ledger's responder: what came before may have taken long.
+        """
+        try:
+            async with self._begin_duty() as self._duty:
+                await self._go(source)
+        finally:
+            with suppress(Deposed, Busy):
+                self._ledger.resign()
+
+    def stop_following(self) -> None:
+        """As if the source had ended."""
+        if self._following is not None:
+            self._following.cancel()
+
+    async def _go(self, source: str) -> None:
+        turning = asyncio.create_task(self._duty.keep_turning())
+        self._following = asyncio.create_task(self._follow(source))
+        ended = await _unless(turning, self._following)
+        (await _unless(turning, asyncio.create_task(self._duty.take_back()))).result()
+        turning.cancel()
         self._duty.tell()
         self._sum_up()
+        if not ended.cancelled():
+            ended.result()
 
     async def _follow(self, source: str) -> None:
         if source == "-":
@@ -99,15 +124,14 @@ class Run:
             await self._follow_file(self._progress)
         else:
             await self._follow_pipe(Path(source))
-        await self._duty.take_back()
 
     async def _follow_file(self, progress: Progress) -> None:
         for batch in progress.batches():
             self._feed(batch, progress.reader)
             if progress.due():
-                await progress.save()
+                await self._save(progress)
             await asyncio.sleep(0)
-        await progress.save()
+        await self._save(progress)
         for batch in progress.last_batches():
             self._feed(batch, progress.reader)
         self._end()
@@ -118,6 +142,11 @@ class Run:
             self._feed(batch, reader)
             await asyncio.sleep(0)
         self._end()
+
+    async def _save(self, progress: Progress) -> None:
+        """Keep how far it is, unless the ledger does not hold yet what came of it."""
+        if self._duty.responder.written:
+            await progress.save()
 
     def _end(self) -> None:
         if self._assembly.pipeline.clock is not None:
@@ -144,7 +173,7 @@ class Run:
 
     def _respond(self, output: Output) -> None:
         for pulse in output.pulses:
-            self._duty.tenants.fold(pulse)
+            self._tenants.fold(pulse)
         respond(output, self._duty.responder, wall())
         self._duty.tell()
 
@@ -163,21 +192,35 @@ class Run:
         self._duty.sum_up()
 
 
+async def _unless(turning: asyncio.Task[None], work: asyncio.Task[None]) -> asyncio.Task[None]:
+    """The work when it is done or has failed. Raises what `turning` fails with before that."""
+    await asyncio.wait({turning, work}, return_when=asyncio.FIRST_COMPLETED)
+    if turning.done():
+        work.cancel()
+        turning.result()
+    return work
+
+
 async def _stdin() -> AsyncIterator[bytes]:
-    """Blocks of standard input as they come; a daemon thread reads, at most four blocks ahead."""
+    """Blocks of standard input as they come; a daemon thread reads, at most four blocks ahead. Raises OSError."""
     loop = asyncio.get_running_loop()
-    blocks: asyncio.Queue[bytes] = asyncio.Queue()
+    blocks: asyncio.Queue[bytes | OSError] = asyncio.Queue()
     room = threading.Semaphore(4)
 
     def read() -> None:
-        while True:
+        block: bytes | OSError = b" "
+        while isinstance(block, bytes) and block:
             room.acquire()
-            block = os.read(sys.stdin.fileno(), READ_BYTES)
-            loop.call_soon_threadsafe(blocks.put_nowait, block)
-            if not block:
-                return
+            try:
+                block = os.read(sys.stdin.fileno(), READ_BYTES)
+            except OSError as error:
+                block = error
+            with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits for the block
+                loop.call_soon_threadsafe(blocks.put_nowait, block)
 
     threading.Thread(target=read, daemon=True, name="stdin").start()
     while block := await blocks.get():
+        if isinstance(block, OSError):
+            raise block
         yield block
         room.release()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import ssl
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as Unparsed
 
 from schemas.policy import Policy
 
@@ -19,7 +21,10 @@ class SettingsError(ValueError):
 
 
 class Settings(BaseSettings):
-    """Where orders go. The secret (whsec_...) is read from a file, one a line: two while you rotate it."""
+    """Where orders go. The secret (whsec_...) is read from a file, one a line: two while you rotate it.
+
+    Raises SettingsError, nothing else.
+    """
 
     model_config = SettingsConfigDict(env_prefix="BURNGUARD_", frozen=True)
 
@@ -31,6 +36,18 @@ class Settings(BaseSettings):
     checkpoint_s: float = Field(default=5.0, ge=0)
     """Seconds between two checkpoints of a run on a file, longer where they take long; 0: one after every 4 MB."""
 
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError(
+                "; ".join(f"BURNGUARD_{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors())
+            ) from error
+        except Unparsed as error:
+            raise SettingsError(
+                'BURNGUARD_WEBHOOK_ALLOW_NETWORKS must be a JSON list of networks, such as ["10.1.0.0/16"]'
+            ) from error
+
     def check(self, policy: Policy) -> None:
         """Raises SettingsError where an armed throttle could not be delivered."""
         armed = [rule.name for rule in policy.rules if rule.armed and any(step.throttle for step in rule.do)]
@@ -38,7 +55,7 @@ class Settings(BaseSettings):
             if armed:
                 raise SettingsError(f"rule {armed[0]} is armed, but BURNGUARD_WEBHOOK_URL is not set")
             return
-        scheme = urlsplit(self.webhook_url).scheme
+        scheme = _whole(self.webhook_url).scheme
         if scheme != "https" and not (scheme == "http" and self.webhook_allow_http):
             raise SettingsError("BURNGUARD_WEBHOOK_URL must be https (or http with BURNGUARD_WEBHOOK_ALLOW_HTTP=true)")
         self.secrets()
@@ -49,11 +66,32 @@ class Settings(BaseSettings):
             raise SettingsError("BURNGUARD_WEBHOOK_SECRET_FILE is not set: webhooks are always signed")
         try:
             found = tuple(self.webhook_secret_file.read_text().split())
-        except OSError as error:
-            raise SettingsError(f"BURNGUARD_WEBHOOK_SECRET_FILE: {error.strerror}") from error
-        if not 1 <= len(found) <= 2 or not all(secret.startswith("whsec_") for secret in found):
-            raise SettingsError("BURNGUARD_WEBHOOK_SECRET_FILE must hold one or two whsec_ secrets, one a line")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"BURNGUARD_WEBHOOK_SECRET_FILE: {_why(error)}") from error
+        if not 1 <= len(found) <= 2 or not all(_signs(secret) for secret in found):
+            raise SettingsError("BURNGUARD_WEBHOOK_SECRET_FILE must hold one or two secrets, one a line: whsec_ and base64")
         return found
+
+
+def _whole(url: str) -> SplitResult:
+    """The parts of a URL that a request can be sent to. Raises SettingsError."""
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("idna")
+        _ = parts.port
+    except ValueError as error:
+        raise SettingsError(f"BURNGUARD_WEBHOOK_URL: {error}") from error
+    if not host:
+        raise SettingsError("BURNGUARD_WEBHOOK_URL: it names no host")
+    return parts
+
+
+def _signs(secret: str) -> bool:
+    coded = secret.removeprefix("whsec_").rstrip("=")
+    try:
+        return secret.startswith("whsec_") and bool(base64.b64decode(coded + "=" * (-len(coded) % 4), validate=True))
+    except ValueError:
+        return False
 
 
 TopicName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,200}$")]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -14,12 +17,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 from schemas.batch import ABSENT, I64, Batch, Ms
 from schemas.decode import Decoder, split
 from schemas.quarantine import Quarantined
+from schemas.scan import MAX_LINE
 from schemas.snapshot import BadCheckpoint, Snapshot, alike, array, joined, number, of_numbers, part
 from stream.windows import NEVER
 
 BLOCK_BYTES = 4 << 20
-LONGEST_LINE = 64 << 20
-"""A line without an end is cut here; its pieces are quarantined as too long."""
 AROUND = 50
 """Lines before and after a line whose median `ts` is its clock: 101 in all."""
 
@@ -28,27 +30,68 @@ HELD = {column.name: KINDS[str(column.type)] for column in fields(Batch)}
 """The columns of a batch and their types."""
 
 
+class BrokenFile(Exception):
+    """A file is not what its name says."""
+
+
+class LongLine:
+    """A line that is too long, of which only its length and its hash are kept; a `\\r` at its end is not part of it."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._hash = hashlib.blake2b(digest_size=8)
+        self._return = b""
+
+    def add(self, piece: bytes) -> None:
+        piece = self._return + piece
+        self._return = piece[-1:] if piece.endswith(b"\r") else b""
+        body = memoryview(piece)[: len(piece) - len(self._return)]
+        self.length += len(body)
+        self._hash.update(body)
+
+    @property
+    def bytes_read(self) -> int:
+        return self.length + len(self._return)
+
+    def refused(self, position: int, line: int) -> Quarantined:
+        return Quarantined("line_too_long", "", 0, position, line, self.length, self._hash.hexdigest())
+
+
 class LineReader:
-    """Blocks of bytes in, decoded batches out; a line may span blocks. Refused rows gather in `quarantined`."""
+    """Blocks of bytes in, decoded batches out; a line may span blocks. Refused rows gather in `quarantined`.
+
+    Memory is bounded: of a line over MAX_LINE nothing is kept while its end is awaited.
+    """
 
     def __init__(self, decoder: Decoder) -> None:
         self.quarantined: list[Quarantined] = []
         self.position = 0
         self._decoder = decoder
         self._rest = b""
+        self._long: LongLine | None = None
         self._line = 0
 
     def read(self, block: bytes, clock: Ms = ABSENT) -> Batch:
         """The calls of all lines that this block completes; `clock` is the time of receipt, ABSENT for a file."""
+        if self._long is not None:
+            piece, newline, block = block.partition(b"\n")
+            self._long.add(piece)
+            if newline:
+                self._refuse(self._long, 1)
         held = self._rest + block
         end = held.rfind(b"\n") + 1
-        if len(held) - end >= LONGEST_LINE:
-            end = len(held)
+        batch = self._decode(held[:end], clock)
         self._rest = held[end:]
-        return self._decode(held[:end], clock)
+        if len(self._rest) > MAX_LINE + 1:
+            self._long = LongLine()
+            self._long.add(self._rest)
+            self._rest = b""
+        return batch
 
     def finish(self, clock: Ms = ABSENT) -> Batch:
         """The last line, which may lack its newline."""
+        if self._long is not None:
+            self._refuse(self._long, 0)
         rest, self._rest = self._rest, b""
         return self._decode(rest, clock)
 
@@ -59,6 +102,12 @@ class LineReader:
     def restore(self, snapshot: Snapshot) -> None:
         """Raises BadCheckpoint."""
         self.position, self._line = number(snapshot, "position"), number(snapshot, "line")
+
+    def _refuse(self, long: LongLine, newline: int) -> None:
+        self.quarantined.append(long.refused(self.position, self._line))
+        self.position += long.bytes_read + newline
+        self._line += newline
+        self._long = None
 
     def _decode(self, complete: bytes, clock: Ms) -> Batch:
         lines = split(complete, self.position)
@@ -132,13 +181,18 @@ def _medians(ts: I64, lo: int, hi: int) -> I64:
     return out
 
 
-def opened(path: Path) -> BinaryIO:
-    """The bytes of a file, unpacked where its name ends in `.gz`. Raises OSError."""
-    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, unpacked where its name ends in `.gz`. Raises OSError, and BrokenFile also in the body."""
+    try:
+        with cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as file:
+            yield file
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise BrokenFile(f"{path}: not a whole gzip file: {error}") from error
 
 
 def read_on(file: BinaryIO, reader: LineReader, clock: FileClock) -> Iterator[Batch]:
-    """The calls of all finished lines from here on, but the last ones. Raises OSError, gzip.BadGzipFile, EOFError."""
+    """The calls of all finished lines from here on, but the last ones. Raises OSError, BrokenFile."""
     while block := file.read(BLOCK_BYTES):
         yield clock.feed(reader.read(block))
 
@@ -152,7 +206,7 @@ def read_out(reader: LineReader, clock: FileClock) -> Iterator[Batch]:
 
 
 def read_file(path: Path, reader: LineReader) -> Iterator[Batch]:
-    """All calls of an NDJSON file (`.gz`: gzip), with the file's clock. Raises OSError, gzip.BadGzipFile, EOFError."""
+    """All calls of an NDJSON file (`.gz`: gzip), with the file's clock. Raises OSError, BrokenFile."""
     clock = FileClock()
     with opened(path) as file:
         yield from read_on(file, reader, clock)

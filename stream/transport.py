@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -23,13 +24,21 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalGenerationError,
+    IllegalStateError,
+    KafkaError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+)
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
 from schemas.batch import Ms
 from stream.checkpoint import Pointer, read_chunk_key
-from stream.partition import Fenced
+from stream.partition import Away, Fenced
+from stream.reach import Unreachable
 from stream.records import BatchReader, Fetched
 from stream.settings import KafkaSettings, WorkerSettings
 
@@ -38,8 +47,21 @@ MAX_GROUPS = 4
 FETCH_BYTES = 4 << 20
 FETCH_WAIT_MS = 500
 STATE_WAIT_S = 60.0
+FENCED = (CommitFailedError, IllegalStateError, UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressError)
+"""How a broker, or aiokafka itself, says that a commit comes from a member that is no more."""
 SESSION_MS, HEARTBEAT_MS = 8_000, 2_000
 MOST_RECORDS = 500
+
+
+@contextmanager
+def asking() -> Iterator[None]:
+    """Raises Away for what Kafka says may pass."""
+    try:
+        yield
+    except KafkaError as error:
+        if error.retriable:
+            raise Away(repr(error)) from error
+        raise
 
 
 class RawRecords:
@@ -187,17 +209,20 @@ class Group:
 
     async def committed(self, partition: int) -> tuple[int, str] | None:
         """(next offset, metadata) of the group, None where there is no commit."""
-        found = await self._on_thread(self._consumer._coordinator.fetch_committed_offsets, [self._tp(partition)])
+        with asking():
+            found = await self._on_thread(self._consumer._coordinator.fetch_committed_offsets, [self._tp(partition)])
         commit = found.get(self._tp(partition))
         return None if commit is None or commit.offset < 0 else (commit.offset, commit.metadata)
 
     async def commit(self, partition: int, offset: int, metadata: str, generation: int) -> None:
         """Raises Fenced unless this very generation still holds the partition."""
-        await self._on_thread(self._commit, partition, offset, metadata, generation)
+        with asking():
+            await self._on_thread(self._commit, partition, offset, metadata, generation)
 
     async def seek(self, partition: int, offset: int) -> None:
-        """Read on from `offset`."""
-        await self._app.consumer.seek(self._tp(partition), offset)
+        """Read on from `offset`. Faust's own seek touches aiokafka from the wrong thread."""
+        await self._on_thread(self._consumer.seek, self._tp(partition), offset)
+        self._app.consumer._read_offset[self._tp(partition)] = offset or None
 
     async def _commit(self, partition: int, offset: int, metadata: str, generation: int) -> None:
         """The request is built without a pause after the check, so it carries the generation that was checked."""
@@ -209,14 +234,7 @@ class Group:
                 raise Fenced(f"partition {partition}: generation {generation} is over")
             try:
                 await coordinator._do_commit_offsets(None, commit)
-            except (
-                CommitFailedError,
-                IllegalStateError,
-                aiokafka.errors.UnknownMemberIdError,
-                aiokafka.errors.IllegalGenerationError,
-                aiokafka.errors.RebalanceInProgressError,
-                aiokafka.errors.FencedInstanceIdError,
-            ) as error:
+            except FENCED as error:
                 raise Fenced(f"partition {partition}: {type(error).__name__}") from error
 
     def _tp(self, partition: int) -> TopicPartition:
@@ -270,7 +288,8 @@ class Topics:
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """First and next offset of a topic's partition."""
         tp = TopicPartition(topic, partition)
-        first, end = await self._reader.beginning_offsets([tp]), await self._reader.end_offsets([tp])
+        with asking():
+            first, end = await self._reader.beginning_offsets([tp]), await self._reader.end_offsets([tp])
         return first[tp], end[tp]
 
     async def send(self, topic: str, key: bytes | None, value: bytes, partition: int) -> asyncio.Future[Any]:
@@ -291,14 +310,16 @@ class Topics:
         self._reader.seek(tp, pointer.first)
         _, end = await self.bounds(self._kafka.state_topic, partition)
         try:
-            return await asyncio.wait_for(_collect(self._reader, tp, pointer, end), STATE_WAIT_S)
+            with asking():
+                return await asyncio.wait_for(_collect(self._reader, tp, pointer, end), STATE_WAIT_S)
         finally:
             self._reader.unsubscribe()
 
     async def delete_state(self, partition: int, before: int) -> None:
         """Delete the records of the partition's state before an offset."""
         tp = TopicPartition(self._kafka.state_topic, partition)
-        await self._admin.delete_records({tp: RecordsToDelete(before_offset=before)})
+        with asking():
+            await self._admin.delete_records({tp: RecordsToDelete(before_offset=before)})
 
 
 async def _collect(consumer: AIOKafkaConsumer, tp: TopicPartition, pointer: Pointer, end: int) -> list[bytes]:
@@ -313,10 +334,6 @@ async def _collect(consumer: AIOKafkaConsumer, tp: TopicPartition, pointer: Poin
 
 def _flat(batches: Iterable[list[Any]]) -> Iterable[Any]:
     return (record for batch in batches for record in batch)
-
-
-class Unreachable(Exception):
-    """Kafka cannot be used as it should be, and why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,13 +20,14 @@ from schemas.quarantine import Quarantined
 from schemas.signals import SIGNAL, Signal
 from stream import metrics
 from stream.checkpoint import Buffer, Checkpoint, Pointer, chunk_key, chunks, compress, pack
-from stream.partition import Fenced, Group, Names, Partition, Topics, load
+from stream.partition import Away, Fenced, Group, Names, Partition, Topics, load
 from stream.pipeline import Output
 from stream.records import Fetched
 
 log = structlog.get_logger()
 BEHIND_BROKER: Ms = 2_000
 """An idle partition's clock stays this far behind the broker's."""
+AGAIN_S = 0.5
 SHARE = 10
 """A round of checkpoints may take at most one part in so many of the time."""
 
@@ -64,7 +65,11 @@ class Worker:
         async with partition.lock:
             if partition.generation != generation:
                 return
-            if fetched[0].begin > partition.next and not await self._mend(partition, fetched[0].begin):
+            try:
+                if fetched[0].begin > partition.next and not await self._mend(partition, fetched[0].begin):
+                    return
+            except Away as error:
+                log.info("not folded yet", partition=number, said=str(error))
                 return
             before = dict(partition.assembly.pipeline.counters)
             output, refused, again = partition.fold(fetched)
@@ -129,7 +134,8 @@ class Worker:
             began = time.monotonic()
             try:
                 loaded = await load(number, generation, kept, self._group, self._topics, self._names, self._prices)
-            except Fenced:
+            except (Fenced, Away) as error:
+                log.info("not loaded", partition=number, said=str(error))
                 return None
             if loaded is not kept:
                 metrics.RESTORE_SECONDS.observe(time.monotonic() - began)
@@ -202,13 +208,28 @@ class Worker:
         ]
         acks = await asyncio.gather(*sent, *waiting)
         pointer = Pointer.to(pieces, generation, number, first=acks[0].offset)
-        await self._group.commit(keep, next, pointer.to_metadata(), generation)
+        await self._commit(keep, next, pointer.to_metadata(), generation)
         partition.pointer, partition.committed = pointer.to_metadata(), next
         partition.checkpointed_at = time.monotonic()
         metrics.checkpointed(len(blob), time.monotonic() - began)
         partition.firsts.append(pointer.first)
         if len(partition.firsts) == 2:
-            await self._topics.delete_state(keep, partition.firsts[0])
+            await self._clean_up(keep, partition.firsts[0])
+
+    async def _commit(self, number: int, next: int, metadata: str, generation: int) -> None:
+        """Until it is done or the generation is over: an attempt without an answer may be made again. Raises Fenced."""
+        while True:
+            try:
+                return await self._group.commit(number, next, metadata, generation)
+            except Away as error:
+                log.info("commit", partition=number, said=str(error))
+                await asyncio.sleep(AGAIN_S)
+
+    async def _clean_up(self, number: int, before: int) -> None:
+        try:
+            await self._topics.delete_state(number, before)
+        except Away as error:
+            log.info("old state is deleted later", partition=number, said=str(error))
 
     def _lag(self, partition: Partition) -> int:
         end = self._group.end(partition.number)

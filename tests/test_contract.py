@@ -164,12 +164,12 @@ def test_it_says_so_and_ends_where_its_commit_is_gone_but_its_state_is_not(site:
 def test_a_rejected_checkpoint_ends_the_worker_and_moves_no_position(site: Site) -> None:
     traffic = Traffic(site.kafka)
     traffic.some(300)
-    limit_messages_of_state(site, 200)
+    alter(site, site.kafka.state_topic, "max.message.bytes", "200")
     worker = site.worker()
     assert worker.ended(90) == 1
     assert "checkpoint" in worker.log.read_text()
     assert asyncio.run(committed(site.kafka))[0] == (0, EMPTY)
-    limit_messages_of_state(site, 1_100_000)
+    alter(site, site.kafka.state_topic, "max.message.bytes", "1100000")
     site.worker()
     verdict = settled(site)
     assert verdict.wrong == []
@@ -190,6 +190,30 @@ def test_a_checkpoint_of_several_chunks_is_restored(site: Site) -> None:
     site.worker()
     verdict = settled(site)
     assert verdict.wrong == []
+
+
+def test_it_does_not_start_on_a_topic_whose_clock_is_the_producers(site: Site) -> None:
+    alter(site, site.kafka.usage_topic, "message.timestamp.type", "CreateTime")
+    worker = site.worker()
+    assert worker.ended(60) == 1
+    assert "message.timestamp.type is CreateTime" in worker.log.read_text()
+
+
+def test_a_batch_that_the_disk_has_damaged_ends_the_worker_and_is_not_read(topic_prefix: str, tmp_path: Path) -> None:
+    with Broker(tmp_path / "kafka") as broker:
+        site = Site(broker.bootstrap, topic_prefix, tmp_path)
+        traffic = Traffic(site.kafka)
+        traffic.some(300)
+        broker.stop()
+        log = next((tmp_path / "kafka").glob(f"**/{site.kafka.usage_topic}-0/*.log"))
+        damaged = bytearray(log.read_bytes())
+        damaged[damaged.rindex(b"input_tokens")] ^= 1
+        log.write_bytes(damaged)
+        broker.start()
+        worker = site.worker()
+        assert worker.ended(60) == 1
+        assert "wrong CRC" in worker.log.read_text()
+        site.close()
 
 
 def test_health_readiness_and_metrics_are_served_on_loopback(site: Site) -> None:
@@ -275,8 +299,8 @@ def _deleted(admin: AdminClient, group: str) -> bool:
     return True
 
 
-def limit_messages_of_state(site: Site, size: int) -> None:
-    resource = ConfigResource(ResourceType.TOPIC, site.kafka.state_topic)
-    resource.add_incremental_config(ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET))
+def alter(site: Site, topic: str, key: str, value: str) -> None:
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    resource.add_incremental_config(ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET))
     admin = AdminClient({"bootstrap.servers": site.kafka.bootstrap})
     admin.incremental_alter_configs([resource])[resource].result(10)

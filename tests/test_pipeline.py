@@ -156,6 +156,16 @@ def test_the_dedupe_window_holds_exactly_the_newest_ids(ids: list[int], cut: int
             window = [*window, i][-16:]
 
 
+def test_a_window_that_may_grow_forgets_nothing_before_it_holds_its_most() -> None:
+    ids = np.arange(1, 1001, dtype=np.uint64)
+    window, other = SeenIds(16, most=1024), SeenIds(16, most=512)
+    for seen in (window, other):
+        assert all(seen.first_seen(ids[lo : lo + 7]).all() for lo in range(0, 1000, 7))
+    assert not window.first_seen(ids).any()
+    assert not other.first_seen(ids[-512:]).any()
+    assert other.first_seen(ids[:100]).all()
+
+
 def test_an_idle_stream_still_closes_its_panes() -> None:
     line = pipeline()
     assert not line.feed(batch([(0, 0, 1, 1.0)])).pulses

@@ -144,6 +144,14 @@ def test_an_apply_that_arrives_after_its_own_revert_changes_nothing() -> None:
         assert [t["key_id"] for t in throttled(receiver)] == ["k2"]
 
 
+@pytest.mark.parametrize("garbage", [b"{", b"[]", b"7", b"{}", body().replace(b'"tenant"', b'"tenat"'), b'{"tenant": []}'])
+def test_signed_garbage_is_answered_and_changes_nothing(garbage: bytes) -> None:
+    with serving() as receiver:
+        assert send(receiver, garbage) == 400
+        assert not receiver.effects
+        assert send(receiver, body()) == 200
+
+
 def test_an_old_recording_of_a_signed_order_is_refused() -> None:
     with serving() as receiver:
         assert send(receiver, body(), age_s=600) == 401

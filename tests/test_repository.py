@@ -9,6 +9,7 @@ import actions
 import detectors
 import schemas
 import stream
+from stream import metrics
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,3 +35,7 @@ def test_every_kind_has_a_runbook() -> None:
     from schemas.signals import FAMILIES
 
     assert all((ROOT / "docs" / "runbooks" / f"{kind}.md").exists() for kind in FAMILIES)
+
+
+def test_the_metrics_page_is_fresh() -> None:
+    assert (ROOT / "docs/metrics.md").read_text() == f"{metrics.HEAD}\n{metrics.table()}\n"

@@ -248,6 +248,31 @@ async def test_a_stop_without_a_responder_does_not_pass_for_one(story: Story) ->
         assert "no responder lives; 1 throttles are out" in said
 
 
+async def test_a_heart_that_beat_just_before_the_stop_and_never_again_is_no_responder(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream.responder.LISTEN_S", 0.0)
+    story.hear(signal(T0))
+    clock = iter(range(T0 + 100, T0 + 100_000, 100)).__next__
+    said = await pull_switch(Ledger(f"sqlite:///{story.path}"), False, clock, lambda _: None, ARMED)
+    assert "no responder lives; 1 throttles are out" in said
+
+
+async def test_a_responder_that_lives_is_left_to_take_everything_back(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.responder.LISTEN_S", 0.0)
+    story.hear(signal(T0))
+    readings = itertools.count()
+
+    def clock() -> int:
+        if next(readings) == 8:
+            story.second()
+        return T0 + 500
+
+    said = await pull_switch(Ledger(f"sqlite:///{story.path}"), False, clock, lambda _: None, ARMED)
+    assert said == "stopped: the running responder takes every throttle back"
+    assert not story.hook.throttled
+
+
 @pytest.mark.parametrize("clear", ["late", "lost"])
 def test_a_clear_that_is_late_or_lost_does_not_silence_the_next_burn(story: Story, clear: str) -> None:
     story.hear(signal(T0, usd_per_hour=60.0))
@@ -293,6 +318,20 @@ def test_an_apply_is_retried_with_the_same_id_until_the_lease_ends_and_then_take
     story.play(320)
     assert not story.hook.throttled
     assert [verb for verb, _ in story.hook.effects] == ["apply", "revert"]
+
+
+def test_a_receiver_that_asks_for_a_day_of_patience_is_asked_every_hour_and_until_the_end(story: Story) -> None:
+    story.hear(signal(T0))
+    story.hook.hears = False
+    story.hook.answer = lambda d, now: Receipt(d.webhook_id, now, False, True, "HTTP 503", wait=90_000_000)
+    story.play(61)
+    for _ in range(24 * 60):
+        story.now += 59_000
+        story.second()
+    reverts = [at for at, verb, _ in story.hook.posts if verb == "revert"]
+    assert len(reverts) == 25
+    assert max(b - a for a, b in itertools.pairwise(reverts)) <= 3_661_000
+    assert story.whats()[-1] == "throttle_failed"
 
 
 def test_a_lost_answer_gives_two_posts_and_one_effect(story: Story) -> None:

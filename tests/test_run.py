@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
+import os
 import random
 import subprocess
 import sys
@@ -23,8 +25,9 @@ from actions.ledger import Ledger
 from examples.receiver.receiver import Receiver
 from schemas.batch import ABSENT, Batch
 from schemas.decode import Decoder
+from schemas.scan import MAX_LINE
 from stream.cli import main
-from stream.sources import LONGEST_LINE, FileClock, LineReader
+from stream.sources import FileClock, LineReader
 from tests.calls import T0, batch
 from tests.story import T0 as STORY_T0
 from tests.story import Story, signal
@@ -98,6 +101,21 @@ def test_the_same_input_twice_gives_the_same_bytes_gzip_or_not(files: Path) -> N
         outputs.append((out / "alerts.jsonl").read_bytes())
     assert outputs[0]
     assert outputs[0] == outputs[1] == outputs[2]
+
+
+def test_a_backtest_of_a_pipe_counts_as_one_of_its_file(files: Path) -> None:
+    """Every line twice, the second time far behind the first."""
+    (files / "twice.ndjson").write_text(2 * (files / "calls.ndjson").read_text())
+    os.mkfifo(files / "pipe")
+    threading.Thread(target=lambda: (files / "pipe").write_bytes((files / "twice.ndjson").read_bytes()), daemon=True).start()
+    said = [
+        burnguard("backtest", files / name, "--prices", files / "prices.json", "--out", files / f"{name}-out").output
+        for name in ("pipe", "twice.ndjson")
+    ]
+    assert f"calls        {2 * len(history())}\nunique calls {len(history())}\n" in said[0]
+    assert said[0].splitlines()[:4] == said[1].splitlines()[:4]
+    alerts = [(files / f"{name}-out/alerts.jsonl").read_bytes() for name in ("pipe", "twice.ndjson")]
+    assert alerts[0] == alerts[1] != b""
 
 
 def test_calm_traffic_gives_no_alert(files: Path) -> None:
@@ -204,12 +222,31 @@ def test_a_burn_on_standard_input_is_throttled_though_the_process_is_killed_in_b
     assert Ledger(f"sqlite:///{ledger}").newest_happening() is None
 
 
-def test_a_good_line_behind_one_that_is_far_too_long_is_kept_wherever_a_block_ends() -> None:
-    good = json.dumps(event(1, 1_780_000_000.0, "key-1")).encode() + b"\n"
-    reader = LineReader(Decoder())
-    read = [reader.read(block) for block in (b"x" * (LONGEST_LINE - 10), b"x" * 20 + b"\n" + good[:30], good[30:])]
-    assert [len(some) for some in read] == [0, 0, 1]
-    assert [row.reason for row in reader.quarantined] == ["line_too_long"]
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.sampled_from([1, MAX_LINE - 1, MAX_LINE, MAX_LINE + 1, MAX_LINE + 2, 3 * MAX_LINE]), min_size=1, max_size=3),
+    st.sampled_from([b"\n", b"\r\n"]),
+    st.booleans(),
+    st.lists(st.integers(0, 3 * MAX_LINE), max_size=6),
+)
+def test_a_line_that_is_too_long_is_one_row_wherever_a_block_ends(
+    lengths: list[int], newline: bytes, ended: bool, cuts: list[int]
+) -> None:
+    good = json.dumps(event(1, 1_780_000_000.0, "key-1")).encode()
+    lines = [line for length in lengths for line in (b"x" * length, good)]
+    whole = newline.join(lines) + newline * ended
+    refused, read = [], []
+    for bounds in ([0, len(whole)], sorted({0, *(min(cut, len(whole)) for cut in cuts), len(whole)})):
+        reader = LineReader(Decoder())
+        calls = [reader.read(whole[lo:hi]) for lo, hi in itertools.pairwise(bounds)] + [reader.finish()]
+        refused.append(reader.quarantined)
+        read.append(np.concatenate([some.position for some in calls]).tolist())
+        assert reader.position == len(whole)
+        assert len(reader._rest) <= MAX_LINE + 1
+    assert refused[0] == refused[1]
+    assert [row.length for row in refused[0]] == lengths
+    assert read[0] == read[1]
+    assert len(read[0]) == len(lengths)
 
 
 def clocked(calls: Batch, cuts: list[int]) -> list[int]:

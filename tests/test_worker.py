@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -254,3 +256,23 @@ async def test_only_the_last_two_checkpoints_are_kept() -> None:
     await play(Member(log))
     kept = {read_chunk_key(k or b"")[:2] for k, _ in log.records["state", 0][log.first["state", 0] :]}
     assert len(kept) == 2
+
+
+COMPILES_NOTHING = """
+import asyncio
+from numba.core import dispatcher
+from stream.app import compile_kernels
+compile_kernels()
+def compile(self, signature):
+    raise SystemExit(f"compiled late: {self.py_func.__name__}{signature}")
+dispatcher.Dispatcher.compile = compile
+from tests.test_worker import Member, new_log, play
+log = new_log()
+asyncio.run(play(Member(log)))
+asyncio.run(play(Member(log)))
+"""
+
+
+def test_nothing_is_compiled_after_the_group_counts_on_us() -> None:
+    done = subprocess.run([sys.executable, "-c", COMPILES_NOTHING], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -23,6 +23,7 @@ from stream.topics import init
 WORKER = "from stream.cli import main; main()"
 PRICES = [{"provider": "p", "model": "m", "effective_from": 0, "input": 1.0, "output": 0.0, "unit": "USD per 1M tokens"}]
 NANO_PER_TOKEN = 1_000
+LAST_LINES = 12
 
 
 def settings(bootstrap: str, prefix: str, **more: Any) -> KafkaSettings:
@@ -49,6 +50,8 @@ class Site:
     def close(self) -> None:
         for process in self.processes:
             process.close()
+            last = "\n".join(process.log.read_text().splitlines()[-LAST_LINES:])
+            print(f"--- {process.name}\n{last}")  # noqa: T201  pytest shows it where a test fails
 
 
 class WorkerProcess:

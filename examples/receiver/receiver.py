@@ -16,6 +16,19 @@ MAX_BODY = 64 * 1024
 Order = dict[str, Any]
 
 
+class NoOrder(Exception):
+    """What is signed does not say what an order must say."""
+
+
+def is_order(body: Any) -> bool:
+    """Whether it says all that we use."""
+    if not isinstance(body, dict):
+        return False
+    texts = all(isinstance(body.get(name), str) for name in ("tenant", "key_id", "order", "action", "verb"))
+    numbers = all(isinstance(body.get(name), (int, float)) for name in ("sequence", "expires_at"))
+    return texts and numbers and isinstance(body.get("parameters"), dict)
+
+
 class Receiver(ThreadingHTTPServer):
     """`POST /hook` takes orders, `GET /throttled` lists what is throttled now. Listens on 127.0.0.1 only."""
 
@@ -32,8 +45,14 @@ class Receiver(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def take(self, body: bytes, headers: dict[str, str]) -> None:
-        """Obey one order, once. Raises WebhookVerificationError or ValueError where it is not signed by our secret."""
+        """Obey one order, once.
+
+        Raises WebhookVerificationError or ValueError where it is not signed by our secret, JSONDecodeError or NoOrder where
+        it is, but is no order.
+        """
         order = self.verified(body, headers)
+        if not is_order(order):
+            raise NoOrder
         entity = (order["tenant"], order["key_id"])
         with self.lock:
             if self.seen(headers["webhook-id"]) or order["sequence"] < self.newest.get(entity, 0):
@@ -89,6 +108,8 @@ class Endpoint(BaseHTTPRequestHandler):
             return self.send_error(404 if self.path != "/hook" else 413)
         try:
             self.server.take(self.rfile.read(length), {k.lower(): v for k, v in self.headers.items()})
+        except (NoOrder, json.JSONDecodeError):
+            return self.send_error(400)
         except (WebhookVerificationError, ValueError):
             return self.send_error(401)
         self.answer([])

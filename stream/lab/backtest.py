@@ -15,6 +15,7 @@ from schemas.directory import Directory
 from schemas.policy import Policy
 from schemas.prices import PriceEntry
 from stream.assembly import AFTER_END, Assembly, respond
+from stream.dedupe import MOST_IDS
 from stream.responder import Responder, settle_in_shadow
 from stream.sources import LineReader, read_file
 
@@ -31,9 +32,12 @@ class Totals:
 
 
 def backtest(source: Path, prices: list[PriceEntry], directory: Directory, policy: Policy, out: Path) -> Totals:
-    """Write `out/alerts.jsonl` and `out/quarantine.jsonl`; the same input gives the same bytes. Raises OSError."""
+    """Write `out/alerts.jsonl` and `out/quarantine.jsonl`; the same input gives the same bytes. Raises OSError, BrokenFile.
+
+    `source` is read once, so it may be a pipe. Duplicates are known among the newest MOST_IDS ids.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    assembly = Assembly(prices, dedupe=ids_in(source))
+    assembly = Assembly(prices, most=MOST_IDS)
     responder = Responder(Ledger("sqlite://"), policy, directory, arming=lambda rule: True, jitter=random.Random(0), now=0)
     reader = LineReader(assembly.decoder)
     alerts = 0
@@ -61,9 +65,3 @@ def backtest(source: Path, prices: list[PriceEntry], directory: Directory, polic
             after(end)
     counted = assembly.pipeline.counters
     return Totals(counted["calls"], counted["unique"], counted["usd"], quarantined, alerts)
-
-
-def ids_in(source: Path) -> int:
-    """A dedupe window that holds every id of a file: no line of a usage event is shorter than 64 bytes."""
-    unpacked = 20 if source.suffix == ".gz" else 1
-    return 1 << max(10, (source.stat().st_size * unpacked // 64).bit_length())
