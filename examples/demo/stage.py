@@ -21,6 +21,7 @@ Command: TypeAlias = Sequence[object]
 Program: TypeAlias = "subprocess.Popen[str]"
 Tell: TypeAlias = Callable[[str], str | None]
 """What to show of a line that a program printed; None: nothing."""
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 STORY = {
     "burn": r"stolen key: [1-9]\d* calls let through, 0 refused",
@@ -49,12 +50,12 @@ class Stage:
         self.secret.write_text(SECRET)
 
     def __enter__(self) -> Stage:
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in ENDS:
             signal.signal(number, _leave)
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in ENDS:  # a second Ctrl-C must not leave half of it running
             signal.signal(number, signal.SIG_IGN)
         for program in self.programs:
             program.kill()

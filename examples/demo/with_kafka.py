@@ -38,12 +38,13 @@ class Workers:
         names = {name for _, name in self._holders.values()}
         return len(self._holders) == PARTITIONS and len(generations) == 1 and names == set(WORKERS)
 
-    def of_the_stolen_key(self) -> str:
-        return self._holders[STOLEN_PARTITION][1]
+    def holder(self, partition: int) -> str:
+        return self._holders[partition][1]
 
     def kill(self, name: str, program: subprocess.Popen[str]) -> None:
         self.killed, self._killed_at = name, time.monotonic()
         program.kill()
+        program.wait()
 
     def tell(self, name: str, line: str) -> str | None:
         """What to show of a worker's log line."""
@@ -75,6 +76,7 @@ def main() -> int:
 
 def play(stage: Stage) -> None:
     stage.say("demo", f"Apache Kafka {VERSION}: its jars (54 MB, fetched once, by Maven) are in {fetch()}")
+    stage.say("demo", f"playing in {stage.folder}, which is removed at the end")
     began = time.monotonic()
     broker = Broker(stage.folder / "kafka")
     stage.leave_with(broker.kill)
@@ -115,7 +117,7 @@ def live(
     emit.stdin.close()
     burning = r"stolen key: [1-9]\d* calls let through"
     if stage.wait(lambda: len(stage.all(burning)) == 2, until - time.monotonic()):
-        victim = workers.of_the_stolen_key()
+        victim = workers.holder(STOLEN_PARTITION)
         workers.kill(victim, programs[victim])
         stage.say("demo", f"{victim} killed (SIGKILL): it held partition {STOLEN_PARTITION}, where the stolen key burns")
     stage.wait("RESOLVED", until - time.monotonic())
