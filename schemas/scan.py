@@ -36,6 +36,8 @@ P1, P2, P3, P4, P5 = (
     np.uint64(p) for p in (0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5)
 )
 ONES, HIGHS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
+PLACE_OF_BYTE = np.uint64(0x0001020304050607)
+"""Times 256 ** k, its highest byte is k."""
 POWERS = 10.0 ** np.arange(23)
 
 
@@ -87,15 +89,17 @@ REQUIRED = np.uint64(sum(1 << f for f, name in enumerate(FIELDS) if UsageEvent.m
 
 @njit(cache=True, inline="always")
 def _word(b, p):  # type: ignore[no-untyped-def]
+    """Eight bytes at p, little-endian; unsigned places, so that the compiler makes one load of them."""
+    q = np.uint64(p)
     return (
-        np.uint64(b[p])
-        | np.uint64(b[p + 1]) << np.uint64(8)
-        | np.uint64(b[p + 2]) << np.uint64(16)
-        | np.uint64(b[p + 3]) << np.uint64(24)
-        | np.uint64(b[p + 4]) << np.uint64(32)
-        | np.uint64(b[p + 5]) << np.uint64(40)
-        | np.uint64(b[p + 6]) << np.uint64(48)
-        | np.uint64(b[p + 7]) << np.uint64(56)
+        np.uint64(b[q])
+        | np.uint64(b[q + np.uint64(1)]) << np.uint64(8)
+        | np.uint64(b[q + np.uint64(2)]) << np.uint64(16)
+        | np.uint64(b[q + np.uint64(3)]) << np.uint64(24)
+        | np.uint64(b[q + np.uint64(4)]) << np.uint64(32)
+        | np.uint64(b[q + np.uint64(5)]) << np.uint64(40)
+        | np.uint64(b[q + np.uint64(6)]) << np.uint64(48)
+        | np.uint64(b[q + np.uint64(7)]) << np.uint64(56)
     )
 
 
@@ -153,8 +157,10 @@ def _plain_end(b, p, e):  # type: ignore[no-untyped-def]
         delete = w ^ (ONES * np.uint64(127))
         odd = ((quote - ONES) & ~quote) | ((slash - ONES) & ~slash) | ((delete - ONES) & ~delete)
         odd |= ((w - ONES * np.uint64(32)) & ~w) | w
-        if odd & HIGHS:
-            break
+        odd &= HIGHS
+        if odd:
+            lowest = (odd & (~odd + np.uint64(1))) >> np.uint64(7)
+            return p + np.int64(lowest * PLACE_OF_BYTE >> np.uint64(56))
         p += 8
     while p < e and b[p] >= 32 and b[p] < 127 and b[p] != 34 and b[p] != 92:
         p += 1
