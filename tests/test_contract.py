@@ -222,7 +222,11 @@ def test_health_readiness_and_metrics_are_served_on_loopback(site: Site) -> None
     eventually(lambda: worker.get("/ready")[0] == 200, 10, "ready")
     assert worker.get("/health") == (200, "alive\n")
     assert "burnguard_offset_gap_total 0.0" in worker.get("/metrics")[1]
-    assert worker.events("listening")[0]["address"].startswith("http://127.0.0.1:")
+    address = worker.events("listening")[0]["address"]
+    assert address.startswith("http://127.0.0.1:")
+    second = site.worker(BURNGUARD_WORKER_HTTP_PORT=address.rpartition(":")[2])
+    assert second.ended(30) == 1
+    assert "address already in use; 0 takes any that is free" in second.log.read_text()
 
 
 HANGS = """
