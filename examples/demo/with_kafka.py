@@ -19,7 +19,12 @@ STARTS_WITHIN_S = 60.0
 LIVE_S = 80.0
 LAST_WORDS_S = 10.0
 WORKERS = ("worker-1", "worker-2")
-BURNS = {"burn": STORY["burn"], "worker killed": r"demo +worker-\d killed", "partitions taken over": r"worker-\d +took over"}
+STORY_WITH_KAFKA = {
+    "burn": STORY["burn"],
+    "worker killed": r"demo +worker-\d killed",
+    "its partition taken over": rf"worker-\d +took over partition {STOLEN_PARTITION} ",
+    **{step: pattern for step, pattern in STORY.items() if step != "burn"},
+}
 TOLD = {"died", "offset_gap", "fenced", "seek"}
 """What a worker says of trouble; `loaded` is told by `Workers`, the rest is for logs."""
 
@@ -59,16 +64,16 @@ class Workers:
         _, before = self._holders.get(number, (0, None))
         self._holders[number] = (event["generation"], name)
         if before == self.killed is not None:
-            after = f"{seconds_since(self._killed_at)} after the kill"
-            return f"took over partition {number} {after}: at call {event['next']}, where {before}'s last checkpoint is"
-        return None if event["kept"] else f"holds partition {number}, from call {event['next']} on"
+            where = f"at {before}'s last checkpoint, call {event['next']}" if event["next"] else "no call in it yet"
+            return f"took over partition {number} {seconds_since(self._killed_at)} after the kill: {where}"
+        return None if event["kept"] else f"holds partition {number}"
 
 
 def main() -> int:
     try:
         with Stage() as stage:
             play(stage)
-            return stage.verdict(BURNS | {step: STORY[step] for step in STORY if step != "burn"})
+            return stage.verdict(STORY_WITH_KAFKA)
     except Unavailable as reason:
         print(f"demo       no Kafka here: {reason}. `make demo` needs neither.")
         return 1
@@ -93,12 +98,12 @@ def play(stage: Stage) -> None:
     past = stage.folder / "history.ndjson"
     topics = [BURNGUARD, "topics", "init", "--partitions", str(PARTITIONS)]
     stage.run("topics", topics, lambda line: line.split(", replication")[0], environment)
+    files = ["--policy", HERE / "policy.yaml", "--ledger", stage.folder / "ledger.sqlite"]
+    stage.play("responder", [BURNGUARD, "responder", *files], responders, environment)
     stage.run("traffic", [sys.executable, HERE / "traffic.py", "history", past])
     stage.run("history", [BURNGUARD, "learn", past], env=environment)
     workers = Workers()
     programs = {name: stage.play(name, [BURNGUARD, "worker"], partial(workers.tell, name), environment) for name in WORKERS}
-    files = ["--policy", HERE / "policy.yaml", "--ledger", stage.folder / "ledger.sqlite"]
-    stage.play("responder", [BURNGUARD, "responder", *files], responders, environment)
     if not stage.wait(workers.settled, STARTS_WITHIN_S) or not stage.wait("responder +elected", STARTS_WITHIN_S):
         return
     live(stage, workers, programs, url, environment)
