@@ -199,6 +199,7 @@ def test_it_does_not_start_on_a_topic_whose_clock_is_the_producers(site: Site) -
     assert "message.timestamp.type is CreateTime" in worker.log.read_text()
 
 
+@pytest.mark.usefixtures("own_broker")  # for the reason to skip
 def test_a_batch_that_the_disk_has_damaged_ends_the_worker_and_is_not_read(topic_prefix: str, tmp_path: Path) -> None:
     with Broker(tmp_path / "kafka") as broker:
         site = Site(broker.bootstrap, topic_prefix, tmp_path)

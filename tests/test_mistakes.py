@@ -124,6 +124,6 @@ def test_a_second_run_on_a_ledger_ends_the_first_with_a_sentence(tmp_path: Path)
     while ledger.last_beat() is None:
         assert process.poll() is None
     ledger.take_epoch(1)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 1
+    assert process.wait(timeout=30) == 1
+    _, said = process.communicate()
     assert said == "Error: epoch 1 is over: another responder has taken the ledger\n"
