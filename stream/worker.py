@@ -182,6 +182,7 @@ class Worker:
     async def _save(self, partition: Partition) -> None:
         """Cut, write, wait for every acknowledgement, then commit position and pointer in one step. Raises Fenced."""
         began = time.monotonic()
+        await asyncio.to_thread(self._buffer.prepare, partition.assembly.snapshot())
         async with partition.lock:
             cut = time.monotonic()
             generation, next, waiting = partition.generation, partition.next, list(partition.waiting)
