@@ -80,7 +80,8 @@ def main() -> int:
 
 
 def play(stage: Stage) -> None:
-    stage.say("demo", f"Apache Kafka {VERSION}: its jars (54 MB, fetched once, by Maven) are in {fetch()}")
+    stage.say("demo", f"Apache Kafka {VERSION}, fetched by Maven the first time (54 MB)")
+    fetch()
     stage.say("demo", f"playing in {stage.folder}, which is removed at the end")
     began = time.monotonic()
     broker = Broker(stage.folder / "kafka")
