@@ -43,8 +43,7 @@ def no_kafka_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """The broker of this test run: with SASL and TLS, and a test may bounce it (start it again before you leave)."""
+def one_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     try:
         broker = Broker(tmp_path_factory.mktemp("kafka"))
     except Unavailable as reason:
@@ -55,7 +54,14 @@ def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         yield broker
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
+def own_broker(one_broker: Broker) -> Broker:
+    """The broker of this test run: with SASL and TLS, and a test may bounce it; the next test finds it running."""
+    one_broker.start()
+    return one_broker
+
+
+@pytest.fixture
 def broker(request: pytest.FixtureRequest) -> Reachable:
     """A broker that answers: the user's where KAFKA_BOOTSTRAP names one, else `own_broker`."""
     bootstrap = os.environ.get("KAFKA_BOOTSTRAP")
