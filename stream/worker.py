@@ -208,10 +208,9 @@ class Worker:
             packed = pack(state, self._buffer)
             partition.changed = False
             metrics.CHECKPOINT_STALL.observe(time.monotonic() - cut)
-        blob = await asyncio.to_thread(compress, packed)
+        pieces = chunks(await asyncio.to_thread(compress, packed))
         self._number += 1
         number, keep = self._number, partition.number
-        pieces = chunks(blob)
         sent = [
             await self._topics.send(self._names.state, chunk_key(generation, number, i), piece, keep)
             for i, piece in enumerate(pieces)
@@ -221,7 +220,7 @@ class Worker:
         await self._commit(keep, next, pointer.to_metadata(), generation)
         partition.pointer, partition.committed = pointer.to_metadata(), next
         partition.checkpointed_at = time.monotonic()
-        metrics.checkpointed(len(blob), time.monotonic() - began)
+        metrics.checkpointed(pointer.length, time.monotonic() - began)
         partition.firsts.append(pointer.first)
         if len(partition.firsts) == 2:
             await self._clean_up(keep, partition.firsts[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,6 +12,9 @@ from uuid import uuid4
 import pytest
 
 from examples.kafka.broker import Broker, Unavailable
+from examples.receiver.receiver import Receiver
+
+SECRET = "whsec_" + "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
 
 
 class Reachable(Protocol):
@@ -63,3 +67,15 @@ def broker(request: pytest.FixtureRequest) -> Reachable:
 def topic_prefix() -> str:
     """Topics and groups that start with it are this test's alone."""
     return f"t-{uuid4().hex[:10]}"
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """The bundled receiver, really listening; it knows SECRET."""
+    server = Receiver(SECRET)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()

@@ -21,10 +21,10 @@ from kafka.errors import NonEmptyGroupError
 
 from examples.receiver.receiver import Order, Receiver
 from schemas.batch import SLICE
+from tests.conftest import SECRET
 from tests.story import KEY
 from tests.topic import Said, burn, pulse
 
-SECRET = "whsec_" + "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
 POLICY = """version: 1
 rules:
   - name: stop

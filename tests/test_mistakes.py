@@ -14,10 +14,10 @@ import pytest
 from actions.ledger import Ledger
 from stream.documents import recommended
 from stream.settings import Settings, SettingsError
+from tests.conftest import SECRET
 from tests.test_run import PRICES, burnguard, event
 
 COMMAND = [sys.executable, "-c", "from stream.cli import main; main()"]
-SECRET = "whsec_" + "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
 
 
 @pytest.fixture
