@@ -97,19 +97,18 @@ def test_the_kafka_demo_plays(own_broker: Broker) -> None:
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_kafka_demo_leaves_nothing_running(own_broker: Broker, number: signal.Signals) -> None:
-    demo = start()
-    assert demo.stdout is not None
-    folder = ""
-    for line in demo.stdout:
-        if "playing in" in line:
-            folder = line.split("playing in ")[1].split(",")[0]
-        if "holds partition" in line:
-            break
-    started = children(demo.pid)
-    assert len(started) >= 5  # broker, receiver, two workers, responder
-    demo.send_signal(number)
-    assert demo.wait(20) == 128 + number
+def test_an_interrupted_kafka_demo_leaves_nothing_running(own_broker: Broker) -> None:
+    with start() as demo:
+        assert demo.stdout is not None
+        folder = ""
+        for line in demo.stdout:
+            if "playing in" in line:
+                folder = line.split("playing in ")[1].split(",")[0]
+            if "holds partition" in line:
+                break
+        started = children(demo.pid)
+        assert len(started) >= 5  # broker, receiver, two workers, responder
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(20) == 128 + signal.SIGINT
     assert not [pid for pid in started if alive(pid)]
     assert not Path(folder).exists()
