@@ -1,4 +1,4 @@
-"""What a partition says of itself and its tenants at every closed pane; absolute values, so that twice is once."""
+"""What a partition says of itself and its tenants at every closed pane: absolute values that only grow; the largest holds."""
 
 from __future__ import annotations
 

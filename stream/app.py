@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any, NoReturn, cast
 
 import faust
@@ -108,37 +109,40 @@ async def work(kafka: KafkaSettings, settings: WorkerSettings, prices: list[Pric
     server = await _serve(worker, settings.http_port)
     await topics.start()
     await app.start()
-    beats = [asyncio.create_task(_ticking(worker)), asyncio.create_task(_checkpointing(worker))]
+    beats = [asyncio.create_task(_ticking(worker, leave)), asyncio.create_task(_checkpointing(worker, leave))]
     crash = asyncio.create_task(app.wait_until_stopped())
     await asyncio.wait({crash, asyncio.create_task(leave.wait())}, return_when=asyncio.FIRST_COMPLETED)
     if not leave.is_set():
         die(f"Faust stopped: {app.crash_reason!r}")
-    for beat in beats:
-        beat.cancel()
-    await asyncio.gather(*beats, return_exceptions=True)
+    await asyncio.gather(*beats)  # what is under way ends: its acknowledgements are needed for the last checkpoint
     await worker.checkpoint()
     await app.stop()
     await topics.stop()
     await server.cleanup()
 
 
-async def _ticking(worker: Worker) -> None:
-    while True:
+async def _ticking(worker: Worker, leave: asyncio.Event) -> None:
+    while not await _left(leave, TICK_S):
         try:
             await worker.tick()
         except Exception as error:
             die(str(error))
-        await asyncio.sleep(TICK_S)
 
 
-async def _checkpointing(worker: Worker) -> None:
+async def _checkpointing(worker: Worker, leave: asyncio.Event) -> None:
     pause = TICK_S
-    while True:
-        await asyncio.sleep(pause)
+    while not await _left(leave, pause):
         try:
             pause = await worker.checkpoint()
         except Exception as error:
             die(f"checkpoint: {error}")
+
+
+async def _left(leave: asyncio.Event, within_s: float) -> bool:
+    """Whether we are told to leave, at the latest after so long."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(leave.wait(), within_s)
+    return leave.is_set()
 
 
 def _watch(worker: Worker, limit_s: float) -> None:

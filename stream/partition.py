@@ -115,7 +115,12 @@ class Partition:
         self.waiting: deque[asyncio.Future[Any]] = deque()
         self.firsts: deque[int] = deque(maxlen=2)
         self.checkpointed_at = self.folded_at = time.monotonic()
-        self.changed = False
+        self.changes = self.kept_changes = 0
+
+    @property
+    def changed(self) -> bool:
+        """Whether it holds anything that its committed checkpoint does not."""
+        return self.changes > self.kept_changes
 
     def fold(self, fetched: Sequence[Fetched]) -> tuple[Output, list[Quarantined], int]:
         """What came of the calls, the refused lines, and how many rows were passed over as folded before."""
@@ -128,7 +133,7 @@ class Partition:
         output = self.assembly.pipeline.feed(batch)
         self.next = max(self.next, fetched[-1].end)
         self.folded_at = time.monotonic()
-        self.changed = True
+        self.changes += 1
         return output, [replace(row, line=0) for row in refused], again
 
     def acknowledged(self) -> None:

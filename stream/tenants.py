@@ -7,11 +7,15 @@ import numpy as np
 from schemas.batch import SLICE, Ms
 from schemas.pulse import Pulse
 from schemas.snapshot import BadCheckpoint, Snapshot, array, joined, number, of_numbers, of_texts, part, texts
-from stream.windows import Meter, set_slots
+from stream.windows import Meter, raise_slots
 
 
 class TenantMeters:
-    """Tenants' windows over all partitions. A pulse sets absolute values, so hearing one twice changes nothing."""
+    """Tenants' windows over all partitions, whatever the order of their pulses and however often each is heard.
+
+    A pulse has absolute values, and a slot's value only grows as more of the log is folded: the largest is the newest. A
+    worker that was frozen and wakes, or one that goes on at a checkpoint, says older values after newer ones.
+    """
 
     def __init__(self) -> None:
         self._meter = Meter()
@@ -19,7 +23,7 @@ class TenantMeters:
         self._clock: Ms = 0
 
     def fold(self, pulse: Pulse) -> None:
-        """Set every slot that the pulse names; slots that the rings no longer reach are dropped."""
+        """Raise every slot that the pulse names; slots that the rings no longer reach are dropped."""
         self._clock = max(self._clock, pulse.clock)
         slots = pulse.tenants
         rows = np.array(
@@ -27,7 +31,7 @@ class TenantMeters:
         )
         self._meter.grow(len(self._rows))
         m = self._meter
-        set_slots(m.usd, m.counts, m.head, rows[slots.entity], slots.ring, slots.slot, slots.usd, slots.counts)
+        raise_slots(m.usd, m.counts, m.head, rows[slots.entity], slots.ring, slots.slot, slots.usd, slots.counts)
 
     def snapshot(self) -> Snapshot:
         rows: Snapshot = {

@@ -65,14 +65,14 @@ def add_rows(usd, counts, head, rows, sums, slot):  # type: ignore[no-untyped-de
 
 
 @njit(cache=True)
-def set_slots(usd, counts, head, rows, rings, slots, values, sums):  # type: ignore[no-untyped-def]
-    """Set each named slot to its absolute value; those that the rings no longer reach are dropped."""
+def raise_slots(usd, counts, head, rows, rings, slots, values, sums):  # type: ignore[no-untyped-def]
+    """Raise each named slot to its absolute value; those that the rings no longer reach are dropped."""
     for i in range(len(rows)):
         column = slot_of(usd, counts, head, rows[i], rings[i], slots[i])
         if column >= 0:
-            usd[rows[i], column] = values[i]
+            usd[rows[i], column] = max(usd[rows[i], column], values[i])
             for c in range(len(COUNTS)):
-                counts[rows[i], column, c] = min(sums[i, c], U32_MAX)
+                counts[rows[i], column, c] = max(counts[rows[i], column, c], min(sums[i, c], U32_MAX))
 
 
 @njit(cache=True)

@@ -166,7 +166,7 @@ class Worker:
         seen, ahead = self._group.read_to_end(partition.number), self._topics.broker_ahead
         if seen is not None and ahead is not None and partition.next >= seen[1]:
             output = partition.assembly.pipeline.advance(seen[0] + ahead - BEHIND_BROKER)
-            partition.changed |= bool(output.signals)
+            partition.changes += len(output.signals)
             await self._say(partition, output, [])
         if not partition.changed and not self._lag(partition):
             partition.checkpointed_at = time.monotonic()
@@ -203,10 +203,10 @@ class Worker:
         await asyncio.to_thread(self._buffer.prepare, partition.assembly.snapshot())
         async with partition.lock:
             cut = time.monotonic()
-            generation, next, waiting = partition.generation, partition.next, list(partition.waiting)
+            generation, next, changes = partition.generation, partition.next, partition.changes
+            waiting = list(partition.waiting)
             state = Checkpoint(partition.assembly.snapshot(), partition.assembly.config, {"next": next})
             packed = pack(state, self._buffer)
-            partition.changed = False
             metrics.CHECKPOINT_STALL.observe(time.monotonic() - cut)
         pieces = chunks(await asyncio.to_thread(compress, packed))
         self._number += 1
@@ -218,7 +218,7 @@ class Worker:
         acks = await asyncio.gather(*sent, *waiting)
         pointer = Pointer.to(pieces, generation, number, first=acks[0].offset)
         await self._commit(keep, next, pointer.to_metadata(), generation)
-        partition.pointer, partition.committed = pointer.to_metadata(), next
+        partition.pointer, partition.committed, partition.kept_changes = pointer.to_metadata(), next, changes
         partition.checkpointed_at = time.monotonic()
         metrics.checkpointed(pointer.length, time.monotonic() - began)
         partition.firsts.append(pointer.first)
