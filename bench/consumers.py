@@ -1,4 +1,6 @@
-"""What bench/edge.py compares, one process each: `python -m bench.consumers KIND BOOTSTRAP TOPIC CALLS CORE WARM`.
+"""What bench/edge.py compares, one process each.
+
+    python -m bench.consumers KIND BOOTSTRAP TOPIC NAME CALLS CORE WARM
 
 Every consumer reads the topic from its beginning to the last call. What it did between call WARM and call CALLS is
 printed as JSON: seconds on the wall, seconds of CPU of the whole process (all threads), and resident memory at both ends.
@@ -176,16 +178,16 @@ KINDS: dict[str, Callable[[KafkaSettings, Gauge], Coroutine[Any, Any, None]]] = 
 }
 
 
-def settings(bootstrap: str, topic: str, group: str = "burnguard") -> KafkaSettings:
-    """Where a usage topic of the benchmark and its worker's topics are."""
-    return KafkaSettings(bootstrap=bootstrap, usage_topic=topic, prefix=f"{topic}-burnguard", group=group)
+def settings(bootstrap: str, topic: str, name: str) -> KafkaSettings:
+    """The group and the topics of one run of a consumer of `topic`."""
+    return KafkaSettings(bootstrap=bootstrap, usage_topic=topic, prefix=name, group=name)
 
 
-def main(kind: str, bootstrap: str, topic: str, *numbers: str) -> None:
+def main(kind: str, bootstrap: str, topic: str, name: str, *numbers: str) -> None:
     calls, core, warm = map(int, numbers)
     os.sched_setaffinity(0, {core})
     gauge = Gauge(calls, warm)
-    asyncio.run(KINDS[kind](settings(bootstrap, topic, f"{topic}-{kind}"), gauge))
+    asyncio.run(KINDS[kind](settings(bootstrap, topic, name), gauge))
     print(json.dumps(gauge.found), flush=True)
 
 

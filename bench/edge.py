@@ -1,7 +1,7 @@
 """`python -m bench.edge`: calls/s and CPU per call of our edge, our worker and what others do, on one core and one broker.
 
 Each consumer is a process of its own, pinned to one core; the broker and the producer have the others. `--write FILE`
-puts the tables into FILE, `--memory` measures how much a worker grows from 0.5 to 2 million calls instead.
+puts the tables into FILE, `--memory` measures how much a worker grows with calls instead.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from kafka.admin import KafkaAdminClient
 from bench.calls import calls
 from bench.consumers import settings
 from examples.kafka.broker import VERSION, Broker
-from stream.topics import init, settings_of
+from stream.topics import init
 
-CALLS, PER_SECOND, WARM = 3_000_000, 150_000, 0.2
+CALLS, PER_SECOND, WARM, ROUNDS = 5_000_000, 150_000, 0.2, 2
 FEWER = 110_000
 """Plain Faust reads only so many: it is some thirty times slower."""
 CODECS, KEYS = ("none", "lz4"), (1_000, 100_000)
-GROWTH = (500_000, 2_000_000)
+GROWTH = ((500_000, 2_000_000), (2_000_000, 5_000_000))
+"""Between 0.5 and 2 million calls the window of event ids fills up (2**20), and with it the checkpoints; then all is flat."""
 MOST_GROWTH_MB = 10
 NAMES = {
     "edge": "our edge: raw batches through Faust to columns",
@@ -70,11 +71,16 @@ class Found:
         return self.cpu_s / self.calls * 1e6
 
 
-def produce(broker: Broker, topic: str, codec: str, keys: int, count: int) -> None:
-    """Make the topics of a worker and fill its usage topic, one partition, at PER_SECOND calls a second at most."""
-    said, there = init(settings(broker.bootstrap, topic), partitions=1, replication=1)
+def make_topics(broker: Broker, topic: str, name: str) -> None:
+    """Those of a worker that reads `topic`."""
+    said, there = init(settings(broker.bootstrap, topic, name), partitions=1, replication=1)
     if not there:
         raise SystemExit("\n".join(said))
+
+
+def produce(broker: Broker, topic: str, codec: str, keys: int, count: int) -> None:
+    """Fill a usage topic of one partition at PER_SECOND calls a second at most."""
+    make_topics(broker, topic, topic)
     producer = Producer({"bootstrap.servers": broker.bootstrap, "compression.type": codec, "linger.ms": 5, "acks": "all"})
     began, sent = time.time(), 0
     for rows in calls(count, keys, lambda n: time.time()):
@@ -92,41 +98,46 @@ def produce(broker: Broker, topic: str, codec: str, keys: int, count: int) -> No
 def delete(broker: Broker, topic: str) -> None:
     """Give the disk back."""
     kafka = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
-    kafka.delete_topics(list(settings_of(settings(broker.bootstrap, topic))))
+    kafka.delete_topics([topic])
     kafka.close()
 
 
-def consume(kind: str, broker: Broker, topic: str, count: int, warm: int, core: int) -> Found:
+def consume(kind: str, broker: Broker, topic: str, count: int, warm: int, core: int, turn: int = 0) -> Found:
     """Run one consumer to the end."""
-    command = [sys.executable, "-m", "bench.consumers", kind, broker.bootstrap, topic, *map(str, (count, core, warm))]
+    name = f"{topic}-{kind}-{turn}"
+    if kind == "worker":
+        make_topics(broker, topic, name)
+    command = [sys.executable, "-m", "bench.consumers", kind, broker.bootstrap, topic, name, *map(str, (count, core, warm))]
     ran = subprocess.run(command, capture_output=True, text=True)
     if ran.returncode:
         raise SystemExit(f"{kind} on {topic}: {ran.stderr[-4000:]}")
+    if kind == "worker" and (at := committed(broker, topic, name)) < count:
+        raise SystemExit(f"{name}: its commit is at {at}, before {count}")
     return Found(**json.loads(ran.stdout.splitlines()[-1]))
 
 
-def committed(broker: Broker, topic: str) -> int:
-    """How far the worker's group has come."""
-    reader = Reader({"bootstrap.servers": broker.bootstrap, "group.id": f"{topic}-worker"})
+def committed(broker: Broker, topic: str, group: str) -> int:
+    """How far the group has come."""
+    reader = Reader({"bootstrap.servers": broker.bootstrap, "group.id": group})
     offset: int = reader.committed([TopicPartition(topic, 0)], 10)[0].offset
     reader.close()
     return offset
 
 
 def compare(broker: Broker, core: int) -> Iterator[tuple[str, dict[str, Found]]]:
-    """Each topic's name, and what every consumer did on it."""
+    """Each topic's name, and what every consumer did on it in its faster turn."""
     for codec in CODECS:
         for keys in KEYS:
             topic = f"usage-{codec}-{keys}"
             produce(broker, topic, codec, keys, CALLS)
-            found = {}
-            for kind in NAMES:
-                count = FEWER if kind == "plain_faust" else CALLS
-                found[kind] = consume(kind, broker, topic, count, round(count * WARM), core)
-                print(f"{topic:20} {kind:12} {found[kind].rate:10,.0f} calls/s {found[kind].us:8.2f} us", flush=True)
-            if committed(broker, topic) != CALLS:
-                raise SystemExit(f"{topic}: the worker's commit is at {committed(broker, topic)}, not at {CALLS}")
-            yield f"{'uncompressed' if codec == 'none' else codec}, {keys // 1000}k keys", found
+            best: dict[str, Found] = {}
+            for turn in range(ROUNDS):
+                for kind in NAMES:
+                    count = FEWER if kind == "plain_faust" else CALLS
+                    found = consume(kind, broker, topic, count, round(count * WARM), core, turn)
+                    print(f"{topic:18} {kind:12} {found.rate:10,.0f} calls/s {found.us:8.2f} us", flush=True)
+                    best[kind] = max(found, best.get(kind, found), key=lambda each: each.rate)
+            yield f"{'uncompressed' if codec == 'none' else codec}, {keys // 1000}k keys", best
             delete(broker, topic)
 
 
@@ -177,7 +188,8 @@ def machine() -> str:
 REMARKS = f"""
 - Every consumer is a process of its own on one core, broker and producer share the others; counted from call
   {CALLS * WARM:,.0f} to call {CALLS:,}, on the wall and as CPU of the whole process with all its threads. Before that it is
-  warm-up: joining, kernels, first pages, every key new. Plain Faust reads {FEWER:,} calls.
+  warm-up: joining, kernels, first pages, every key new. Plain Faust reads {FEWER:,} calls. Everyone has {ROUNDS} turns,
+  one after the other; the faster one stands here.
 - A call is 567 bytes of JSON with 21 fields. They were appended at up to {PER_SECOND:,} calls a second in batches of
   librdkafka's making (5 ms of linger), so that a worker closes a pane with every key in it after each {5 * PER_SECOND:,}
   calls or fewer; at its own speed it would have fewer panes to close.
@@ -192,13 +204,15 @@ REMARKS = f"""
 
 def memory(broker: Broker, core: int) -> None:
     """How much a worker grows."""
-    warm, end = GROWTH
-    produce(broker, "usage-memory", "lz4", 1_000, end)
-    found = consume("worker", broker, "usage-memory", end, warm, core)
-    grown = found.mb_after - found.mb_before
-    said = "within" if grown <= MOST_GROWTH_MB else "MORE THAN"
-    print(f"worker, 1k keys: {found.mb_before:.1f} MB after {warm:,} calls, {found.mb_after:.1f} MB after {end:,}")
-    print(f"{grown:+.1f} MB, {said} {MOST_GROWTH_MB} MB; {found.checkpoints:.0f} checkpoints were written")
+    produce(broker, "usage-memory", "lz4", 1_000, GROWTH[-1][1])
+    for turn, (warm, end) in enumerate(GROWTH):
+        found = consume("worker", broker, "usage-memory", end, warm, core, turn)
+        grown = found.mb_after - found.mb_before
+        said = "within" if grown <= MOST_GROWTH_MB else "MORE THAN"
+        print(
+            f"worker, 1k keys: {found.mb_before:.1f} MB after {warm:,} calls, {found.mb_after:.1f} MB after {end:,}:", end=" "
+        )
+        print(f"{grown:+.1f} MB, {said} {MOST_GROWTH_MB} MB; {found.checkpoints:.0f} checkpoints were written")
 
 
 @click.command()
