@@ -33,8 +33,8 @@ check: setup ## format, lint, types and import rules, as CI runs them
 test: setup ## all tests
 	$(PY)/pytest -q
 
-demo: setup ## a stolen key burns, is noticed, throttled and released: about a minute and a half
-	$(PY)/python examples/demo/demo.py
+demo: setup ## a stolen key burns, is noticed, throttled and released in a minute and a half; KAFKA=1: through Kafka, killing a worker
+	$(PY)/python -m examples.demo.$(if $(KAFKA),with_kafka,demo)
 
 lock: ## write requirements.lock again from pyproject.toml
 	$(PY)/python -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --group dev pyproject.toml -o requirements.lock

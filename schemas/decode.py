@@ -123,6 +123,7 @@ class Decoder:
                 )
         self._sample(lines, accepted)
         buffer = lines.buffer if not aside else np.concatenate([lines.buffer, np.frombuffer(bytes(aside), np.uint8)])
+        buffer.flags.writeable = False  # so that every kernel is compiled once
         return self._batch(lines, buffer, columns, accepted), refused
 
     def snapshot(self) -> Snapshot:

@@ -36,6 +36,8 @@ P1, P2, P3, P4, P5 = (
     np.uint64(p) for p in (0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5)
 )
 ONES, HIGHS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
+PLACE_OF_BYTE = np.uint64(0x0001020304050607)
+"""Times 256 ** k, its highest byte is k."""
 POWERS = 10.0 ** np.arange(23)
 
 
@@ -86,17 +88,33 @@ REQUIRED = np.uint64(sum(1 << f for f, name in enumerate(FIELDS) if UsageEvent.m
 
 
 @njit(cache=True, inline="always")
-def _word(b, p):  # type: ignore[no-untyped-def]
+def load(b, p):  # type: ignore[no-untyped-def]
+    """Eight bytes at p, little-endian; unsigned places, so that the compiler makes one load of them."""
+    q = np.uint64(p)
     return (
-        np.uint64(b[p])
-        | np.uint64(b[p + 1]) << np.uint64(8)
-        | np.uint64(b[p + 2]) << np.uint64(16)
-        | np.uint64(b[p + 3]) << np.uint64(24)
-        | np.uint64(b[p + 4]) << np.uint64(32)
-        | np.uint64(b[p + 5]) << np.uint64(40)
-        | np.uint64(b[p + 6]) << np.uint64(48)
-        | np.uint64(b[p + 7]) << np.uint64(56)
+        np.uint64(b[q])
+        | np.uint64(b[q + np.uint64(1)]) << np.uint64(8)
+        | np.uint64(b[q + np.uint64(2)]) << np.uint64(16)
+        | np.uint64(b[q + np.uint64(3)]) << np.uint64(24)
+        | np.uint64(b[q + np.uint64(4)]) << np.uint64(32)
+        | np.uint64(b[q + np.uint64(5)]) << np.uint64(40)
+        | np.uint64(b[q + np.uint64(6)]) << np.uint64(48)
+        | np.uint64(b[q + np.uint64(7)]) << np.uint64(56)
     )
+
+
+@njit(cache=True, inline="always")
+def same(a, p, b, q, size):  # type: ignore[no-untyped-def]
+    """Whether `size` bytes at a[p] are those at b[q]."""
+    if size < 8:
+        for j in range(size):
+            if a[p + j] != b[q + j]:
+                return False
+        return True
+    for j in range(0, size - 7, 8):
+        if load(a, p + j) != load(b, q + j):
+            return False
+    return load(a, p + size - 8) == load(b, q + size - 8)
 
 
 @njit(cache=True, inline="always")
@@ -116,10 +134,10 @@ def xxh64(b, p, e):  # type: ignore[no-untyped-def]
     if e - p >= 32:
         v1, v2, v3, v4 = P1 + P2, P2, np.uint64(0), np.uint64(0) - P1
         while p + 32 <= e:
-            v1 = _round(v1, _word(b, p))
-            v2 = _round(v2, _word(b, p + 8))
-            v3 = _round(v3, _word(b, p + 16))
-            v4 = _round(v4, _word(b, p + 24))
+            v1 = _round(v1, load(b, p))
+            v2 = _round(v2, load(b, p + 8))
+            v3 = _round(v3, load(b, p + 16))
+            v4 = _round(v4, load(b, p + 24))
             p += 32
         h = _rotl(v1, 1) + _rotl(v2, 7) + _rotl(v3, 12) + _rotl(v4, 18)
         for v in (v1, v2, v3, v4):
@@ -128,7 +146,7 @@ def xxh64(b, p, e):  # type: ignore[no-untyped-def]
         h = P5
     h += length
     while p + 8 <= e:
-        h = _rotl(h ^ _round(np.uint64(0), _word(b, p)), 27) * P1 + P4
+        h = _rotl(h ^ _round(np.uint64(0), load(b, p)), 27) * P1 + P4
         p += 8
     if p + 4 <= e:
         word = np.uint64(b[p]) | np.uint64(b[p + 1]) << np.uint64(8)
@@ -147,14 +165,16 @@ def xxh64(b, p, e):  # type: ignore[no-untyped-def]
 def _plain_end(b, p, e):  # type: ignore[no-untyped-def]
     """The first byte at or after p that is no plain ASCII text: quote, backslash, control, DEL, non-ASCII; or e."""
     while p + 8 <= e:
-        w = _word(b, p)
+        w = load(b, p)
         quote = w ^ (ONES * np.uint64(34))
         slash = w ^ (ONES * np.uint64(92))
         delete = w ^ (ONES * np.uint64(127))
         odd = ((quote - ONES) & ~quote) | ((slash - ONES) & ~slash) | ((delete - ONES) & ~delete)
         odd |= ((w - ONES * np.uint64(32)) & ~w) | w
-        if odd & HIGHS:
-            break
+        odd &= HIGHS
+        if odd:
+            lowest = (odd & (~odd + np.uint64(1))) >> np.uint64(7)
+            return p + np.int64(lowest * PLACE_OF_BYTE >> np.uint64(56))
         p += 8
     while p < e and b[p] >= 32 and b[p] < 127 and b[p] != 34 and b[p] != 92:
         p += 1
@@ -191,13 +211,8 @@ def _scan_line(b, p, e, i, texts, lengths, hashes, floats, counts, tiers):  # ty
         if size > 0:
             f = PLACES[_code(size, np.int64(b[name]), np.int64(b[name + size // 2]), np.int64(b[p - 1]), MULTIPLIER)]
             if f >= 0:
-                if NAME_ENDS[f + 1] - NAME_ENDS[f] != size:
+                if NAME_ENDS[f + 1] - NAME_ENDS[f] != size or not same(b, name, NAME_BYTES, NAME_ENDS[f], size):
                     f = -1
-                else:
-                    for j in range(size):
-                        if b[name + j] != NAME_BYTES[NAME_ENDS[f] + j]:
-                            f = -1
-                            break
         p += 1
         while p < e and (b[p] == 32 or b[p] == 9):
             p += 1

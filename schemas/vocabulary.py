@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 from schemas.batch import I32, I64, U8, U64
+from schemas.scan import same
 from schemas.snapshot import BadCheckpoint, Snapshot, alike, array
 
 
@@ -32,22 +33,15 @@ def _look_up(buffer, starts, lengths, hashes, skip, table, rows, arena, offsets,
         while table[place] != 0:
             if table[place] == h:
                 row = rows[place]
-                same = True
                 kept = offsets[row]
-                for part in range(len(hashes)):
+                part = 0
+                while part < len(hashes):
                     size = lengths[part, i]
-                    if sizes[row, part] != size:
-                        same = False
+                    if sizes[row, part] != size or not same(arena, kept, buffer, starts[part, i], size):
                         break
-                    start = starts[part, i]
-                    for j in range(size):
-                        if arena[kept + j] != buffer[start + j]:
-                            same = False
-                            break
                     kept += size
-                    if not same:
-                        break
-                if same:
+                    part += 1
+                if part == len(hashes):
                     found = row
                     break
             place = (place + np.uint64(1)) & mask

@@ -26,7 +26,7 @@ from stream.checkpoint import Buffer, Checkpoint, compress, decompress, pack, re
 from stream.duty import wall
 from stream.partition import Names
 from stream.records import Fetched, RawBatch, to_lines
-from stream.settings import KafkaSettings, WorkerSettings
+from stream.settings import KafkaSettings, SettingsError, WorkerSettings
 from stream.transport import Group, Topics, raw_transport
 from stream.worker import Worker
 
@@ -105,8 +105,8 @@ async def work(kafka: KafkaSettings, settings: WorkerSettings, prices: list[Pric
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, leave.set)
     threading.Thread(target=_watch, args=(worker, settings.stuck_s), daemon=True, name="watchdog").start()
-    await topics.start()
     server = await _serve(worker, settings.http_port)
+    await topics.start()
     await app.start()
     beats = [asyncio.create_task(_ticking(worker)), asyncio.create_task(_checkpointing(worker))]
     crash = asyncio.create_task(app.wait_until_stopped())
@@ -152,7 +152,7 @@ def _watch(worker: Worker, limit_s: float) -> None:
 
 
 async def _serve(worker: Worker, port: int) -> web.AppRunner:
-    """`/health`, `/ready` and `/metrics` on 127.0.0.1."""
+    """`/health`, `/ready` and `/metrics` on 127.0.0.1. Raises SettingsError where the port is taken."""
 
     async def health(request: web.Request) -> web.Response:
         return web.Response(text="alive\n")
@@ -168,6 +168,10 @@ async def _serve(worker: Worker, port: int) -> web.AppRunner:
     server.add_routes([web.get("/health", health), web.get("/ready", ready), web.get("/metrics", scrape)])
     runner = web.AppRunner(server, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise SettingsError(f"BURNGUARD_WORKER_HTTP_PORT {port}: {error.strerror}; 0 takes any that is free") from error
     log.info("listening", address=f"http://127.0.0.1:{runner.addresses[0][1]}")
     return runner

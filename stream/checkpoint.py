@@ -103,7 +103,7 @@ def pack(checkpoint: Checkpoint, buffer: Buffer) -> memoryview:
 
 def compress(packed: memoryview, level: int = LEVEL) -> memoryview:
     """The blob. Lets other threads run."""
-    return memoryview(struct.pack("<Q", len(packed)) + bytes(cramjam.zstd.compress(packed, level)))
+    return memoryview(b"".join((struct.pack("<Q", len(packed)), memoryview(cramjam.zstd.compress(packed, level)))))
 
 
 def chunks(blob: memoryview, limit: int = CHUNK_BYTES) -> list[bytes]:

@@ -20,10 +20,12 @@ from schemas.documents import DocumentError
 from schemas.policy import Policy
 from schemas.prices import PriceEntry, PriceList
 from schemas.snapshot import BadCheckpoint
-from stream.cli_kafka import emit, topics
+from stream.cli_kafka import emit, mistakes_said, topics
 from stream.documents import read_document, recommended
 from stream.duty import courier, wall
 from stream.lab.backtest import backtest as replay
+from stream.learn import learn as learn_from
+from stream.live import usd
 from stream.logs import configure
 from stream.problems import refusals
 from stream.reach import Unreachable
@@ -99,6 +101,20 @@ def run(
     running = Run(_policy(policy), _directory(directory), _prices(prices), Settings(), ledger, click.echo)
     running.begin(source, history)
     asyncio.run(_until_stopped(running, source))
+
+
+@main.command()
+@click.argument("file", type=FILE)
+@prices_option
+def learn(file: Path, prices: Path | None) -> None:
+    """Give new topics a past: baselines from FILE (NDJSON, .gz too), before the first worker starts.
+
+    Nothing in it is acted on, and nothing of it is sent through the topic `usage`.
+    """
+    with mistakes_said():
+        for past in learn_from(KafkaSettings(), file, _prices(prices), wall()):
+            told = f"{past.calls} calls of {past.keys} keys, {usd(past.usd)}, {past.refused} lines refused"
+            click.echo(f"partition {past.partition}: {told}; goes on at offset {past.next}")
 
 
 @main.command()

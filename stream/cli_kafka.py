@@ -13,6 +13,7 @@ import click
 
 from stream.emit import emit as send
 from stream.emit import lines_of
+from stream.learn import Refused
 from stream.problems import RETENTION_MINUTES, problems
 from stream.reach import Unreachable
 from stream.settings import KafkaSettings, SettingsError
@@ -24,7 +25,7 @@ from stream.topics import init as make
 def mistakes_said() -> Iterator[None]:
     try:
         yield
-    except (SettingsError, Unreachable) as error:
+    except (SettingsError, Unreachable, Refused) as error:
         raise click.ClickException(str(error)) from error
 
 

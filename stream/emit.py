@@ -141,7 +141,6 @@ class Emitter:
         self._flight: deque[tuple[int, int, Any]] = deque()
         self._bytes = 0
         self._kafka, self._partitions, self._longest = _connect(settings)
-        self._hash = lru_cache(1 << 16)(murmur2)
 
     def send(self, number: int, line: bytes) -> None:
         report, flight = self._report, self._flight
@@ -155,9 +154,8 @@ class Emitter:
         if len(line) + len(tenant) > self._longest:
             report.refused.add(number, f"longer than {self._longest} bytes with its tenant")
             return
-        partition = (self._hash(tenant) & 0x7FFF_FFFF) % self._partitions
         try:
-            future = self._kafka.send(self._topic, line, tenant, partition=partition)
+            future = self._kafka.send(self._topic, line, tenant, partition=partition_of(tenant, self._partitions))
         except KafkaError as error:
             self._fail(number, error)
             return
@@ -195,6 +193,12 @@ class Emitter:
     def _fail(self, line: int, error: KafkaError) -> None:
         self._report.failed.add(line, brief(error))
         self._report.stopped = self._report.stopped or "a line could not be delivered"
+
+
+@lru_cache(1 << 16)
+def partition_of(tenant: bytes, partitions: int) -> int:
+    """Where Java's clients, and all that agree with them, put the records of a tenant."""
+    return int(murmur2(tenant) & 0x7FFF_FFFF) % partitions
 
 
 def _connect(settings: KafkaSettings) -> tuple[KafkaProducer, int, int]:

@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from actions.ledger import Ledger
+from detectors.gap import SplitKeys
 from schemas.batch import SLICE, Ms
 from schemas.pulse import PULSE, Pulse
 from schemas.signals import SIGNAL, Signal
@@ -44,6 +45,7 @@ class Hearing:
         self.unreadable = 0
         self.lost = 0
         self._duty = duty
+        self._keys = SplitKeys()
         self._buffer = Buffer()
         self._position = ledger.position()
         self._after = self._restored(ledger.fold())
@@ -91,6 +93,9 @@ class Hearing:
         self._after = after
         if self._is_new(after):
             self._position = after
+            split = self._keys.seen(pulse.partition, pulse.keys.names, now)
+            if split:
+                self._duty.responder.hear(split, now)
             self._duty.responder.pane(pulse.partition, pulse.clock - SLICE, pulse.burning, now, after)
 
     def _signals(self, heard: list[tuple[int, Signal | Pulse | None]], now: Ms) -> None:

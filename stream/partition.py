@@ -114,7 +114,7 @@ class Partition:
         self.lock = asyncio.Lock()
         self.waiting: deque[asyncio.Future[Any]] = deque()
         self.firsts: deque[int] = deque(maxlen=2)
-        self.checkpointed_at = time.monotonic()
+        self.checkpointed_at = self.folded_at = time.monotonic()
         self.changed = False
 
     def fold(self, fetched: Sequence[Fetched]) -> tuple[Output, list[Quarantined], int]:
@@ -127,6 +127,7 @@ class Partition:
         batch, refused = self.assembly.decoder.decode(lines, partition=self.number)
         output = self.assembly.pipeline.feed(batch)
         self.next = max(self.next, fetched[-1].end)
+        self.folded_at = time.monotonic()
         self.changed = True
         return output, [replace(row, line=0) for row in refused], again
 

@@ -29,8 +29,8 @@ from stream.windows import (
     USD,
     Meter,
     OpenPanes,
+    columns_of,
     fold_rows,
-    slot_of,
 )
 
 GRACE: Ms = 2_000
@@ -323,8 +323,8 @@ def _slots(meter: Meter, names: Names, rows: I64, slot: int, late: I64) -> Slots
         ),
         axis=0,
     )
-    columns = np.array([slot_of(meter.usd, meter.counts, meter.head, *map(int, t)) for t in triples], np.int64)
-    reached = columns >= 0 if len(columns) else np.empty(0, np.bool_)
+    columns = columns_of(meter.usd, meter.counts, meter.head, triples)
+    reached = columns >= 0
     triples, columns = triples[reached], columns[reached]
     used, entity = np.unique(triples[:, 0], return_inverse=True)
     return Slots(

@@ -170,6 +170,7 @@ def to_lines(where: str, fetched: Sequence[Fetched]) -> Lines:
     batches = [batch for group in fetched for batch in group.batches]
     bodies = [np.frombuffer(batch.body, np.uint8) for batch in batches]
     buffer = bodies[0] if len(bodies) == 1 else np.concatenate([np.empty(0, np.uint8), *bodies])
+    buffer.flags.writeable = False  # as a file's bytes are, so that every kernel is compiled once
     counts = np.array([batch.count for batch in batches], np.int64)
     ends = np.cumsum([len(body) for body in bodies], dtype=np.int64)
     rows = int(counts.sum())

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as Unparsed
 
@@ -20,11 +21,28 @@ class SettingsError(ValueError):
     """What is missing or wrong, and how to mend it."""
 
 
-class Settings(BaseSettings):
-    """Where orders go. The secret (whsec_...) is read from a file, one a line: two while you rotate it.
+class FromEnvironment(BaseSettings):
+    """Raises SettingsError, nothing else."""
 
-    Raises SettingsError, nothing else.
-    """
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            prefix = self.model_config["env_prefix"]
+            raise SettingsError("; ".join(_mistake(prefix, each) for each in error.errors())) from error
+
+
+def _mistake(prefix: str, each: ErrorDetails) -> str:
+    if not each["loc"]:  # of a validator that names the setting itself
+        return each["msg"].removeprefix("Value error, ")
+    name = f"{prefix}{str(each['loc'][0]).upper()}"
+    if each["type"] == "missing":
+        return f"{name} is not set: your brokers as host:port (several: with commas)"
+    return f"{name}: {each['msg']}"
+
+
+class Settings(FromEnvironment):
+    """Where orders go. The secret (whsec_...) is read from a file, one a line: two while you rotate it."""
 
     model_config = SettingsConfigDict(env_prefix="BURNGUARD_", frozen=True)
 
@@ -39,10 +57,6 @@ class Settings(BaseSettings):
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
-        except ValidationError as error:
-            raise SettingsError(
-                "; ".join(f"BURNGUARD_{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors())
-            ) from error
         except Unparsed as error:
             raise SettingsError(
                 'BURNGUARD_WEBHOOK_ALLOW_NETWORKS must be a JSON list of networks, such as ["10.1.0.0/16"]'
@@ -97,8 +111,8 @@ def _signs(secret: str) -> bool:
 TopicName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,200}$")]
 
 
-class KafkaSettings(BaseSettings):
-    """Which Kafka, how to get in, and the names of our topics and groups there. Raises SettingsError, nothing else.
+class KafkaSettings(FromEnvironment):
+    """Which Kafka, how to get in, and the names of our topics and groups there.
 
     The password is read from a file, and only when a client is made: it stands in no setting and no repr.
     """
@@ -118,12 +132,7 @@ class KafkaSettings(BaseSettings):
     group: Annotated[str, Field(min_length=1, max_length=200)] = "burnguard"
 
     def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise SettingsError(
-                "; ".join(_kafka_mistake(each["type"], each["loc"], each["msg"]) for each in error.errors())
-            ) from error
+        super().__init__(**values)  # what is not given comes from the environment, also `bootstrap`
 
     @property
     def signals_topic(self) -> str:
@@ -210,16 +219,7 @@ def _why(error: OSError | UnicodeDecodeError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def _kafka_mistake(kind: str, where: tuple[int | str, ...], message: str) -> str:
-    if not where:  # of _consistent, which names the setting itself
-        return message.removeprefix("Value error, ")
-    name = f"BURNGUARD_KAFKA_{str(where[0]).upper()}"
-    if kind == "missing":
-        return f"{name} is not set: your brokers as host:port (several: with commas)"
-    return f"{name}: {message}"
-
-
-class WorkerSettings(BaseSettings):
+class WorkerSettings(FromEnvironment):
     """How a worker works. `instance` is a static member name (such as the pod's), so that a quick restart moves nothing."""
 
     model_config = SettingsConfigDict(env_prefix="BURNGUARD_WORKER_", frozen=True, env_ignore_empty=True)
@@ -229,11 +229,3 @@ class WorkerSettings(BaseSettings):
     checkpoint_s: Annotated[float, Field(gt=0, le=300)] = 5.0
     stuck_s: Annotated[float, Field(ge=10)] = 120.0
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 9464
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise SettingsError(
-                "; ".join(f"BURNGUARD_WORKER_{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors())
-            ) from error

@@ -24,7 +24,14 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalGenerationError,
+    IllegalStateError,
+    KafkaError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+)
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
@@ -40,6 +47,8 @@ MAX_GROUPS = 4
 FETCH_BYTES = 4 << 20
 FETCH_WAIT_MS = 500
 STATE_WAIT_S = 60.0
+FENCED = (CommitFailedError, IllegalStateError, UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressError)
+"""How a broker, or aiokafka itself, says that a commit comes from a member that is no more."""
 SESSION_MS, HEARTBEAT_MS = 8_000, 2_000
 MOST_RECORDS = 500
 
@@ -211,8 +220,9 @@ class Group:
             await self._on_thread(self._commit, partition, offset, metadata, generation)
 
     async def seek(self, partition: int, offset: int) -> None:
-        """Read on from `offset`."""
-        await self._app.consumer.seek(self._tp(partition), offset)
+        """Read on from `offset`. Faust's own seek touches aiokafka from the wrong thread."""
+        await self._on_thread(self._consumer.seek, self._tp(partition), offset)
+        self._app.consumer._read_offset[self._tp(partition)] = offset or None
 
     async def _commit(self, partition: int, offset: int, metadata: str, generation: int) -> None:
         """The request is built without a pause after the check, so it carries the generation that was checked."""
@@ -224,14 +234,7 @@ class Group:
                 raise Fenced(f"partition {partition}: generation {generation} is over")
             try:
                 await coordinator._do_commit_offsets(None, commit)
-            except (
-                CommitFailedError,
-                IllegalStateError,
-                aiokafka.errors.UnknownMemberIdError,
-                aiokafka.errors.IllegalGenerationError,
-                aiokafka.errors.RebalanceInProgressError,
-                aiokafka.errors.FencedInstanceIdError,
-            ) as error:
+            except FENCED as error:
                 raise Fenced(f"partition {partition}: {type(error).__name__}") from error
 
     def _tp(self, partition: int) -> TopicPartition:

@@ -43,6 +43,15 @@ def slot_of(usd, counts, head, row, ring, index):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True)
+def columns_of(usd, counts, head, triples):  # type: ignore[no-untyped-def]
+    """`slot_of` for each (row, ring, index)."""
+    columns = np.empty(len(triples), np.int64)
+    for i in range(len(triples)):
+        columns[i] = slot_of(usd, counts, head, triples[i, 0], triples[i, 1], triples[i, 2])
+    return columns
+
+
+@njit(cache=True)
 def add_rows(usd, counts, head, rows, sums, slot):  # type: ignore[no-untyped-def]
     """Add each row's sums of one slice (5-s slot `slot`) to its three rings; u32 counts saturate."""
     for i in range(len(rows)):
@@ -71,8 +80,11 @@ def _sum_back(usd, head, row, ring, index, slots):  # type: ignore[no-untyped-de
     total = 0
     length = LENGTHS[ring]
     newest = head[row, ring]
-    for s in range(max(index - slots + 1, newest - length + 1), min(index, newest) + 1):
-        total += usd[row, BASES[ring] + s % length]
+    oldest = max(index - slots + 1, newest - length + 1)
+    column = oldest % length
+    for _ in range(oldest, min(index, newest) + 1):
+        total += usd[row, BASES[ring] + column]
+        column = column + 1 if column + 1 < length else 0
     return total
 
 
@@ -138,16 +150,21 @@ def fold_rows(ts, clock, key, tenant, sums, lo, hi, edge, arena, keys, slots, us
 
 @njit(cache=True)
 def take_slot(arena, keys, slots, used, index, slot, out_keys, out_sums):  # type: ignore[no-untyped-def]
-    """Move the rows of `slot` out of the arena and close the gaps. Returns (rows taken, rows left)."""
+    """Move the rows of `slot` out of the arena, by key, and close the gaps. Returns (rows taken, rows left).
+
+    By key, because whoever goes through the rings of these keys then meets them in the order in which they lie in memory.
+    """
     taken = 0
+    places = index[slot % OPEN_SLOTS]
+    for key in range(len(places)):
+        if places[key] >= 0:
+            out_keys[taken] = key
+            out_sums[taken] = arena[places[key]]
+            places[key] = -1
+            taken += 1
     left = 0
     for place in range(used):
-        if slots[place] == slot:
-            index[slot % OPEN_SLOTS, keys[place]] = -1
-            out_keys[taken] = keys[place]
-            out_sums[taken] = arena[place]
-            taken += 1
-        else:
+        if slots[place] != slot:
             if left != place:
                 arena[left] = arena[place]
                 keys[left] = keys[place]

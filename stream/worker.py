@@ -28,6 +28,7 @@ log = structlog.get_logger()
 BEHIND_BROKER: Ms = 2_000
 """An idle partition's clock stays this far behind the broker's."""
 AGAIN_S = 0.5
+READ_AGAIN_S = 5.0
 SHARE = 10
 """A round of checkpoints may take at most one part in so many of the time."""
 
@@ -61,7 +62,7 @@ class Worker:
         """Fold what was fetched of a partition, unless its generation is over."""
         partition = await self._at(number, generation)
         if partition is None:
-            return
+            return  # it is read again, see _read_again
         async with partition.lock:
             if partition.generation != generation:
                 return
@@ -88,6 +89,7 @@ class Worker:
             if partition is not None:
                 async with partition.lock:
                     await self._let_time_pass(partition)
+                    await self._read_again(partition)
         standing = self.partitions.values()
         clocks = [p.assembly.pipeline.clock for p in standing]
         age = max((self._clock() - clock for clock in clocks if clock is not None), default=0)
@@ -125,7 +127,7 @@ class Worker:
 
     async def _at(self, number: int, generation: int) -> Partition | None:
         """The partition, loaded for this generation; None where that is over."""
-        if generation != self._group.generation or number not in self._group.owned():
+        if generation != self._group.generation:
             return None
         async with self._loading:
             kept = self.partitions.get(number)
@@ -169,6 +171,13 @@ class Worker:
         if not partition.changed and not self._lag(partition):
             partition.checkpointed_at = time.monotonic()
 
+    async def _read_again(self, partition: Partition) -> None:
+        """Ask anew for what should have come: it was fetched while the group or the broker could not say whose it is."""
+        if self._lag(partition) and time.monotonic() - partition.folded_at > READ_AGAIN_S:
+            log.info("read again", partition=partition.number, next=partition.next)
+            partition.folded_at = time.monotonic()
+            await self._group.seek(partition.number, partition.next)
+
     async def _say(self, partition: Partition, output: Output, refused: Sequence[Quarantined]) -> None:
         """Send all of it; `waiting` holds the acknowledgements, and a failed one stops the worker."""
         partition.acknowledged()
@@ -191,6 +200,7 @@ class Worker:
     async def _save(self, partition: Partition) -> None:
         """Cut, write, wait for every acknowledgement, then commit position and pointer in one step. Raises Fenced."""
         began = time.monotonic()
+        await asyncio.to_thread(self._buffer.prepare, partition.assembly.snapshot())
         async with partition.lock:
             cut = time.monotonic()
             generation, next, waiting = partition.generation, partition.next, list(partition.waiting)
@@ -198,10 +208,9 @@ class Worker:
             packed = pack(state, self._buffer)
             partition.changed = False
             metrics.CHECKPOINT_STALL.observe(time.monotonic() - cut)
-        blob = await asyncio.to_thread(compress, packed)
+        pieces = chunks(await asyncio.to_thread(compress, packed))
         self._number += 1
         number, keep = self._number, partition.number
-        pieces = chunks(blob)
         sent = [
             await self._topics.send(self._names.state, chunk_key(generation, number, i), piece, keep)
             for i, piece in enumerate(pieces)
@@ -211,7 +220,7 @@ class Worker:
         await self._commit(keep, next, pointer.to_metadata(), generation)
         partition.pointer, partition.committed = pointer.to_metadata(), next
         partition.checkpointed_at = time.monotonic()
-        metrics.checkpointed(len(blob), time.monotonic() - began)
+        metrics.checkpointed(pointer.length, time.monotonic() - began)
         partition.firsts.append(pointer.first)
         if len(partition.firsts) == 2:
             await self._clean_up(keep, partition.firsts[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,6 +12,9 @@ from uuid import uuid4
 import pytest
 
 from examples.kafka.broker import Broker, Unavailable
+from examples.receiver.receiver import Receiver
+
+SECRET = "whsec_" + "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
 
 
 class Reachable(Protocol):
@@ -39,8 +43,7 @@ def no_kafka_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """The broker of this test run: with SASL and TLS, and a test may bounce it (start it again before you leave)."""
+def one_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     try:
         broker = Broker(tmp_path_factory.mktemp("kafka"))
     except Unavailable as reason:
@@ -51,7 +54,14 @@ def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         yield broker
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
+def own_broker(one_broker: Broker) -> Broker:
+    """The broker of this test run: with SASL and TLS, and a test may bounce it; the next test finds it running."""
+    one_broker.start()
+    return one_broker
+
+
+@pytest.fixture
 def broker(request: pytest.FixtureRequest) -> Reachable:
     """A broker that answers: the user's where KAFKA_BOOTSTRAP names one, else `own_broker`."""
     bootstrap = os.environ.get("KAFKA_BOOTSTRAP")
@@ -63,3 +73,15 @@ def broker(request: pytest.FixtureRequest) -> Reachable:
 def topic_prefix() -> str:
     """Topics and groups that start with it are this test's alone."""
     return f"t-{uuid4().hex[:10]}"
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """The bundled receiver, really listening; it knows SECRET."""
+    server = Receiver(SECRET)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()

@@ -49,15 +49,15 @@ class Member:
         self.generation = log.generation
         self._crash_at = crash_at
         self._gone = False
-        self.operations = 0
+        self.operations: list[str] = []
         self.broker_ahead: Ms | None = 0
         self.sought: list[tuple[int, int]] = []
 
-    def _operate(self) -> None:
-        if self._crash_at is not None and self.operations >= self._crash_at:
+    def _operate(self, name: str) -> None:
+        if self._crash_at is not None and len(self.operations) >= self._crash_at:
             self._gone = True
             raise Crashed
-        self.operations += 1
+        self.operations.append(name)
 
     def owned(self) -> frozenset[int]:
         return frozenset({0})
@@ -69,11 +69,11 @@ class Member:
         return len(self._log.records["usage", partition])
 
     async def committed(self, partition: int) -> tuple[int, str] | None:
-        self._operate()
+        self._operate("committed")
         return self._log.commits.get(partition)
 
     async def commit(self, partition: int, offset: int, metadata: str, generation: int) -> None:
-        self._operate()
+        self._operate("commit")
         if generation != self._log.generation:
             raise Fenced(f"generation {generation} is over")
         self._log.commits[partition] = (offset, metadata)
@@ -85,7 +85,7 @@ class Member:
         return self._log.first[topic, partition], len(self._log.records[topic, partition])
 
     async def send(self, topic: str, key: bytes | None, value: bytes, partition: int) -> asyncio.Future[Any]:
-        self._operate()
+        self._operate("send")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         delay = 0.0 if topic == "state" else SLOW_S
         asyncio.get_running_loop().call_later(delay, self._arrive, (topic, partition), (key, value), future)
@@ -105,7 +105,7 @@ class Member:
         return [found[chunk] for chunk in sorted(found)]
 
     async def delete_state(self, partition: int, before: int) -> None:
-        self._operate()
+        self._operate("delete_state")
         self._log.first["state", partition] = max(before, self._log.first["state", partition])
 
 

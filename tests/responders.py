@@ -21,10 +21,10 @@ from kafka.errors import NonEmptyGroupError
 
 from examples.receiver.receiver import Order, Receiver
 from schemas.batch import SLICE
+from tests.conftest import SECRET
 from tests.story import KEY
 from tests.topic import Said, burn, pulse
 
-SECRET = "whsec_" + "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
 POLICY = """version: 1
 rules:
   - name: stop
@@ -35,6 +35,8 @@ rules:
     armed: true
 """
 BURNGUARD = "from stream.cli import main; main()"
+RESTS_S = 3.0
+"""Longer than a heartbeat: a member that joined has been heard of by all."""
 UNGUARDED = "from tests.unguarded import main; main()"
 
 
@@ -188,11 +190,18 @@ class Stage:
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout
 
     def active(self) -> Member:
-        """The one that is active, when all have joined and one is."""
+        """The one that is active, when all have joined and the group has come to rest."""
         living = [m for m in self.members if m.process.poll() is None]
         self.worker.quiet_until(lambda: all(m.events("standby") for m in living), 40)
-        self.worker.quiet_until(lambda: any(m.active() for m in living), 40)
-        return next(m for m in living if m.active())
+        while True:
+            self.worker.quiet_until(lambda: any(m.active() for m in living), 40)
+            first = next(m for m in living if m.active())
+            until = time.monotonic() + RESTS_S
+            while first.active() and time.monotonic() < until:
+                self.worker.quiet()
+                time.sleep(0.05)
+            if first.active():
+                return first
 
     def freeze(self, member: Member) -> None:
         """Freeze it between two transactions; within one it would keep the ledger locked, which is another fault."""

@@ -199,13 +199,35 @@ def test_it_does_not_start_on_a_topic_whose_clock_is_the_producers(site: Site) -
     assert "message.timestamp.type is CreateTime" in worker.log.read_text()
 
 
+@pytest.mark.usefixtures("own_broker")  # for the reason to skip
+def test_a_batch_that_the_disk_has_damaged_ends_the_worker_and_is_not_read(topic_prefix: str, tmp_path: Path) -> None:
+    with Broker(tmp_path / "kafka") as broker:
+        site = Site(broker.bootstrap, topic_prefix, tmp_path)
+        traffic = Traffic(site.kafka)
+        traffic.some(300)
+        broker.stop()
+        log = next((tmp_path / "kafka").glob(f"**/{site.kafka.usage_topic}-0/*.log"))
+        damaged = bytearray(log.read_bytes())
+        damaged[damaged.rindex(b"input_tokens")] ^= 1
+        log.write_bytes(damaged)
+        broker.start()
+        worker = site.worker()
+        assert worker.ended(60) == 1
+        assert "wrong CRC" in worker.log.read_text()
+        site.close()
+
+
 def test_health_readiness_and_metrics_are_served_on_loopback(site: Site) -> None:
     worker = site.worker()
     eventually(lambda: worker.events("loaded"), JOINS_WITHIN_S, "loaded")
     eventually(lambda: worker.get("/ready")[0] == 200, 10, "ready")
     assert worker.get("/health") == (200, "alive\n")
     assert "burnguard_offset_gap_total 0.0" in worker.get("/metrics")[1]
-    assert worker.events("listening")[0]["address"].startswith("http://127.0.0.1:")
+    address = worker.events("listening")[0]["address"]
+    assert address.startswith("http://127.0.0.1:")
+    second = site.worker(BURNGUARD_WORKER_HTTP_PORT=address.rpartition(":")[2])
+    assert second.ended(30) == 1
+    assert "address already in use; 0 takes any that is free" in second.log.read_text()
 
 
 HANGS = """

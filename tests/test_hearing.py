@@ -17,14 +17,14 @@ from actions.ledger import Ledger
 from schemas.batch import SLICE, Ms
 from schemas.directory import Directory
 from schemas.orders import Delivery
-from schemas.pulse import Pulse
+from schemas.pulse import PULSE, Pulse
 from stream.duty import Duty
 from stream.hearing import Hearing
 from stream.responder import settle_in_shadow
 from stream.settings import Settings
 from stream.windows import HOUR
 from tests.story import ARMED, KEY, T0
-from tests.topic import Record, Said, burn, logged, pulse
+from tests.topic import Record, Said, burn, logged, pulse, slots
 
 OTHER = ("globex", "key-7")
 PANES = 40
@@ -190,3 +190,15 @@ def test_without_the_kept_fold_the_money_is_read_again_and_nothing_is_decided_ag
     once.take(logged(lockstep()))
     assert once.rows("signals") == before
     assert once.duty.tenants.spent(HOUR) == spent
+
+
+def test_a_key_whose_calls_come_on_two_partitions_is_told_once() -> None:
+    term = Term()
+    heard = [
+        Said(PULSE, part)
+        for n, partition in enumerate((0, 1, 0, 1))
+        for part in Pulse(partition, T0 + n * SLICE, n, {}, slots(), slots((KEY, ("acme", str(n))), n), ()).parts()
+    ]
+    term.take(logged(heard))
+    told = [news.said for news in term.duty.responder.news() if news.what == "incident_opened"]
+    assert told == ["telemetry_gap of acme/key-1: 2 partitions that its calls come on, 0 and 1"]

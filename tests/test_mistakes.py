@@ -14,10 +14,10 @@ import pytest
 from actions.ledger import Ledger
 from stream.documents import recommended
 from stream.settings import Settings, SettingsError
+from tests.conftest import SECRET
 from tests.test_run import PRICES, burnguard, event
 
 COMMAND = [sys.executable, "-c", "from stream.cli import main; main()"]
-SECRET = "whsec_" + "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
 
 
 @pytest.fixture
@@ -124,6 +124,6 @@ def test_a_second_run_on_a_ledger_ends_the_first_with_a_sentence(tmp_path: Path)
     while ledger.last_beat() is None:
         assert process.poll() is None
     ledger.take_epoch(1)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 1
+    assert process.wait(timeout=30) == 1
+    _, said = process.communicate()
     assert said == "Error: epoch 1 is over: another responder has taken the ledger\n"

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from schemas.scan import MAX_LINE
 from stream.cli import main
 from stream.sources import FileClock, LineReader
 from tests.calls import T0, batch
+from tests.conftest import SECRET
 from tests.story import T0 as STORY_T0
 from tests.story import Story, signal
 
@@ -145,19 +145,8 @@ def test_mistakes_are_said_without_a_traceback(files: Path) -> None:
     assert "no such ledger" in burnguard("stop", "--ledger", files / "none.sqlite").output
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    server = Receiver("whsec_" + "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
 def live(receiver: Receiver, folder: Path) -> dict[str, str]:
-    (folder / "secret").write_text("whsec_" + "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0")
+    (folder / "secret").write_text(SECRET)
     return {
         "BURNGUARD_WEBHOOK_URL": f"{receiver.url}/hook",
         "BURNGUARD_WEBHOOK_SECRET_FILE": str(folder / "secret"),

@@ -7,9 +7,8 @@ import signal as signals
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,17 +20,6 @@ from tests.story import KEY, Story, signal
 from tests.test_run import burnguard, live
 
 COMMAND = [sys.executable, "-c", "from stream.cli import main; main()"]
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    server = Receiver("whsec_" + "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def throttled(folder: Path) -> Path:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -19,8 +18,8 @@ from actions.webhook import Guard, NoGuard, post, read_answer, session, signed
 from examples.receiver.receiver import Receiver
 from schemas.orders import Delivery, Receipt
 from stream.duty import wall
+from tests.conftest import SECRET
 
-SECRET = "whsec_" + "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
 OTHER = "whsec_" + "b3RoZXJvdGhlcm90aGVyb3RoZXJvdGhl"
 LOOPBACK = Guard([ipaddress.ip_network("127.0.0.0/8")])
 
@@ -38,17 +37,6 @@ def delivery(verb: Any = "apply", sequence: int = 1, expires_in_s: float = 60, k
         "expires_at": time.time() + expires_in_s,
     }
     return Delivery(f"id{sequence}{verb}", "o1", verb, sequence, "acme", key_id, json.dumps(body), 0, 2**60)
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    server = Receiver(SECRET)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 async def send(url: str, what: Delivery, guard: Guard = LOOPBACK, secrets: tuple[str, ...] = (SECRET,)) -> Receipt:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,15 +120,20 @@ def crash_and_go_on(crash_at: int, kind: type[Worker] = Worker) -> Log:
     return log
 
 
-def operations() -> int:
+def operations() -> list[str]:
+    """What an undisturbed worker asks of the log, in order."""
     member = Member(new_log())
     asyncio.run(play(member))
     return member.operations
 
 
+def at_commits(after: int = 0) -> list[int]:
+    return [n + after for n, name in enumerate(operations()) if name == "commit"]
+
+
 def test_crashed_at_any_operation_no_call_is_lost_or_doubled_and_no_word_is_lost(truth: tuple[Any, Any]) -> None:
-    points = range(0, operations(), 4)
-    assert len(points) > 30
+    points = sorted({*range(0, len(operations()), 12), *at_commits(), *at_commits(after=1)})
+    assert len(points) > 20
     for crash_at in points:
         log = crash_and_go_on(crash_at)
         assert (said(log), state(log)) == truth, f"crashed at operation {crash_at}"
@@ -151,7 +158,7 @@ class NewestState(Member):
 
 
 def test_committing_before_the_words_are_acknowledged_loses_some(truth: tuple[Any, Any]) -> None:
-    logs = [crash_and_go_on(crash_at, CommitsBeforeTheAcks) for crash_at in range(0, operations(), 5)]
+    logs = [crash_and_go_on(crash_at, CommitsBeforeTheAcks) for crash_at in at_commits(after=1)]
     assert any(said(log) != truth[0] for log in logs)
     assert all(state(log) == truth[1] for log in logs)
 
@@ -162,7 +169,7 @@ def test_restoring_the_newest_state_instead_of_the_pointers_counts_calls_twice(
     monkeypatch.setattr("stream.partition.unpack", lambda chunks, pointer, buffer: unpack(chunks, member.newest, buffer))
     wrong = 0
     member: NewestState
-    for crash_at in range(0, operations(), 5):
+    for crash_at in at_commits():
         log = new_log()
         member = NewestState(log, crash_at)
         try:
@@ -226,6 +233,17 @@ async def test_calls_that_are_only_not_fetched_yet_are_fetched_again() -> None:
     assert mine.partitions[0].next == BATCH
 
 
+async def test_what_was_fetched_and_dropped_is_asked_for_again_though_nothing_new_comes() -> None:
+    member = Member(new_log())
+    mine = await play(member, batches=BATCHES[:1])
+    await mine.tick()
+    assert member.sought == []
+    mine.partitions[0].folded_at -= 6
+    await mine.tick()
+    await mine.tick()
+    assert member.sought == [(0, BATCH)]
+
+
 async def test_it_refuses_to_start_over_where_only_the_commit_is_gone() -> None:
     log = new_log()
     await play(Member(log), batches=BATCHES[:1])
@@ -254,3 +272,23 @@ async def test_only_the_last_two_checkpoints_are_kept() -> None:
     await play(Member(log))
     kept = {read_chunk_key(k or b"")[:2] for k, _ in log.records["state", 0][log.first["state", 0] :]}
     assert len(kept) == 2
+
+
+COMPILES_NOTHING = """
+import asyncio
+from numba.core import dispatcher
+from stream.app import compile_kernels
+compile_kernels()
+def compile(self, signature):
+    raise SystemExit(f"compiled late: {self.py_func.__name__}{signature}")
+dispatcher.Dispatcher.compile = compile
+from tests.test_worker import Member, new_log, play
+log = new_log()
+asyncio.run(play(Member(log)))
+asyncio.run(play(Member(log)))
+"""
+
+
+def test_nothing_is_compiled_after_the_group_counts_on_us() -> None:
+    done = subprocess.run([sys.executable, "-c", COMPILES_NOTHING], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

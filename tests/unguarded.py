@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import click
 import structlog
 from sqlalchemy import Connection, select
 
@@ -32,4 +33,4 @@ def main() -> None:
     """responder --policy FILE --ledger FILE"""
     configure()
     policy, ledger = read_document(Path(sys.argv[3]), Policy), partial(Unguarded, f"sqlite:///{sys.argv[5]}")
-    asyncio.run(Standby(ledger, policy, Directory(), Settings(), KafkaSettings(), lambda line: None).go())
+    asyncio.run(Standby(ledger, policy, Directory(), Settings(), KafkaSettings(), click.echo).go())

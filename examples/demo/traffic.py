@@ -100,7 +100,7 @@ def live(url: str) -> None:
                     next_theft = float("inf")
         if now >= reported + 5:
             print(
-                f"traffic    stolen key: {burnt} calls let through, {refused} refused in 5 s",
+                f"stolen key: {burnt} calls let through, {refused} refused in 5 s",
                 file=sys.stderr,
                 flush=True,
             )
