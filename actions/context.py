@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from schemas.batch import Ms
 from schemas.directory import Directory
 from schemas.policy import Severity
 from schemas.signals import FAMILIES, Signal
@@ -12,6 +13,10 @@ PAGE_USD_PER_HOUR, TICKET_USD_PER_HOUR = 100.0, 50.0
 HOT_PANES = 2
 GUESSED_SHARE = 0.5
 NEW_S = 86_400.0
+WHOLE_DAY: Ms = 23 * 3_600_000
+"""A history of a day shows about so much of a key's life."""
+JUMP: Ms = 5 * 60_000
+"""A burn that somebody starts shows in a window as short as this; what only longer ones show has grown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,8 @@ def in_context(signal: Signal, directory: Directory) -> Context:
     born = [known.created_at for known in (tenant, key) if known is not None and known.created_at is not None]
     reasons = {
         "the baseline is still learning": evidence.learning is not None,
+        "its baseline has not seen a whole day": evidence.known_for is None or evidence.known_for < WHOLE_DAY,
+        "it grew, it did not jump": evidence.shortest is None or evidence.shortest > JUMP,
         "the price of its model is not known": evidence.guessed_share > GUESSED_SHARE,
         "it burned in one pane only": evidence.hot_panes < HOT_PANES,
         "a declared window covers it": bool(windows),

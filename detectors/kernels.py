@@ -36,12 +36,17 @@ COLUMNS = np.dtype(
         ("bar", np.float64, 5),
         ("block", np.int64, 5),
         ("raised", np.int64, 5),
+        ("turn", np.int64),
+        ("today", np.float32, (5, 12)),
+        ("habit", np.float32, (5, 12)),
     ]
 )
-"""One key as the money rule sees it, 324 bytes: money in nano-dollars, times in Ms, `expected` in nano-dollars a second.
+"""One key as the money rule sees it, 812 bytes: money in nano-dollars, times in Ms, `expected` in nano-dollars a second.
 
 `peak` is the highest window that ended before the previous block of its own length began, `before` and `now` the highest
 of the previous and of this block; `learnt` the decayed sum that the mean is made of; `hot` one bit per pane of a minute.
+`today` has the highest windows, unclipped, of the last 24 hours, one column for each two hours of the day; `turn` is the
+number of the newest such two hours, `habit` the highest of earlier days.
 """
 SETTLED_PANES = 150
 """One-minute panes, idle ones too, that a key must have been known for before it is judged by its own past."""
@@ -49,8 +54,15 @@ YOUNG = SETTLED_PANES * 60_000
 WEEK = 7 * 86_400_000.0
 HALF_LIFE = 30 * 86_400_000.0
 HOUR = 3_600_000.0
+TURN = 7_200_000
+TURNS = 12
+"""Two hours, and how many of them make a day."""
+LASTING = 10 * TURN
+"""What an episode burns is no habit while it is open after so long."""
+FADE = np.float32(0.5 ** (1 / 30))
+"""What is left of a habit after a day without it: a half-life of 30 days."""
 OPEN_HOURS = 6.0
-"""While an episode is open its key's highest window may double in so many hours, else in one."""
+"""The highest window of a key that burns may double in so many hours, else in one."""
 RATIO = 2.0
 ACCEPTED = 0.75
 """An episode is over when its window fell below this part of the bar: the burn is the new normal."""
@@ -73,6 +85,7 @@ def judge_spend(rows, keys, tenants, ends, costs, guessed, windows, recent, gate
             k.born = end - SLICE
             k.tenant = tenants[i]
             k.last = end - SLICE
+            k.turn = end // TURN
             for w in range(len(WINDOWS)):
                 k.block[w] = end // WINDOWS[w]
                 k.raised[w] = end
@@ -142,9 +155,10 @@ def _expect(k, end):  # type: ignore[no-untyped-def]
 def _fired(k, end, young, over, windows, recent, gates, bars):  # type: ignore[no-untyped-def]
     """Bit w is set where window w breaks the money rule, and its twelfth and this very pane still burn at half its gate."""
     fired = 0
+    _turn(k, end)
     for w in range(len(WINDOWS)):
         _roll(k, w, end)
-        k.bar[w] = bars[w] if young else RATIO * _highest(k, w, end)
+        k.bar[w] = bars[w] if young else RATIO * max(_highest(k, w, end), _habit(k, w, end))
         excess = windows[w] - k.expected * WINDOWS[w] / 1000
         short = recent[w] - k.expected * RECENT[w] / 1000
         half_gate = gates[w] / WINDOWS[w] / 2
@@ -166,6 +180,32 @@ def _highest(k, w, end):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def _turn(k, end):  # type: ignore[no-untyped-def]
+    """When two hours of the day begin again, what they saw a day ago becomes habit."""
+    turn = end // TURN
+    for t in range(max(k.turn, turn - TURNS) + 1, turn + 1):
+        for w in range(len(WINDOWS)):
+            seen = np.float32(0) if _lasting(k, end) else k.today[w, t % TURNS]
+            k.habit[w, t % TURNS] = max(k.habit[w, t % TURNS] * FADE, seen)
+            k.today[w, t % TURNS] = 0
+    k.turn = turn
+
+
+@njit(cache=True)
+def _lasting(k, end):  # type: ignore[no-untyped-def]
+    return k.open and end - k.started >= LASTING
+
+
+@njit(cache=True)
+def _habit(k, w, end):  # type: ignore[no-untyped-def]
+    """The highest window of earlier days about this time of day: from two to four hours earlier to as much later."""
+    here = k.turn % TURNS
+    after = (here + 1) % TURNS
+    yesterday = np.float32(0) if _lasting(k, end) else k.today[w, after]
+    return max(max(k.habit[w, here - 1], k.habit[w, here]), max(k.habit[w, after], yesterday))
+
+
+@njit(cache=True)
 def _roll(k, w, end):  # type: ignore[no-untyped-def]
     """Move what an older block saw into the peak."""
     block = end // WINDOWS[w]
@@ -184,8 +224,16 @@ def _roll(k, w, end):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _believed(k, w, end, seen, gate):  # type: ignore[no-untyped-def]
-    """As much of a settled key's window as may be learnt now: the peak may at most double in a given time."""
-    doubling = OPEN_HOURS * HOUR if k.open else HOUR
+    """As much of a settled key's window as may be learnt now: the peak may at most double in a given time.
+
+    What is a habit at this time of day only is no measure for the others. What burns is learnt slowly; windows shorter than
+    those that show a burn go on as ever: they keep up with what grows, and tell it from what jumps.
+    """
+    known = max(k.peak[w], gate / 4)
+    if not k.open and _habit(k, w, end) > RATIO * known:
+        return min(seen, known)
+    burns = k.open and w >= _shortest(k.fired)
+    doubling = OPEN_HOURS * HOUR if burns else HOUR
     return min(seen, max(k.peak[w] * 2.0 ** min((end - k.raised[w]) / doubling, 1.0), gate / 4))
 
 
@@ -208,6 +256,7 @@ def _hot_panes(k):  # type: ignore[no-untyped-def]
 def _learn(k, end, young, cost, windows, gates):  # type: ignore[no-untyped-def]
     for w in range(len(WINDOWS)):
         seen = np.float64(windows[w])
+        k.today[w, k.turn % TURNS] = max(k.today[w, k.turn % TURNS], np.float32(seen))
         k.now[w] = max(k.now[w], seen if young else _believed(k, w, end, seen, gates[w]))
     learn = np.float64(cost)
     if not young:

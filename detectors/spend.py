@@ -6,7 +6,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.base import Names
-from detectors.kernels import ACCEPTED, COLUMNS, HOT, NOTHING, QUIET_PANES, RATIO, SETTLED_PANES, YOUNG, judge_spend
+from detectors.kernels import (
+    ACCEPTED,
+    COLUMNS,
+    HOT,
+    LASTING,
+    NOTHING,
+    QUIET_PANES,
+    RATIO,
+    SETTLED_PANES,
+    TURN,
+    YOUNG,
+    judge_spend,
+)
 from schemas.batch import I32, NANO, SLICE, WINDOWS, Pane
 from schemas.signals import Contribution, Evidence, Phase, Signal, identity
 from schemas.snapshot import Snapshot, records
@@ -26,7 +38,8 @@ class SpendSpike:
     A young key (known for under 150 minutes) is held against ten times its tenant's median key instead, and the signal
     says that it is learning. Clears after six 5-s panes below half the gate. The mean decays over a week, the highest
     window with a half-life of 30 days; it may at most double per hour, per six hours while an episode is open, so that a
-    new normal is accepted slowly (the episode then clears) and an attack is not.
+    new normal is accepted slowly (the episode then clears) and an attack is not. What a key did on an earlier day about
+    this time of day is no news whatever it cost, unless that episode is still open (docs/decisions/0005).
 
     Money rule: measured in docs/detection.md section 0; short windows: Beyer et al., The Site Reliability Workbook, ch. 5.
 
@@ -46,7 +59,9 @@ class SpendSpike:
 
     @property
     def config(self) -> str:
-        return f"spend_spike {GATES_USD} {RATIO} {ACCEPTED} {YOUNG_RATIO} {SETTLED_PANES} {HOT} {QUIET_PANES}"
+        return (
+            f"spend_spike {GATES_USD} {RATIO} {ACCEPTED} {YOUNG_RATIO} {SETTLED_PANES} {HOT} {QUIET_PANES} {TURN} {LASTING}"
+        )
 
     def watched(self) -> I32:
         return np.flatnonzero(self._keys["open"]).astype(np.int32)
@@ -144,6 +159,8 @@ class SpendSpike:
                 learning=int(age_panes) if age_panes < SETTLED_PANES else None,
                 guessed_share=min(1.0, round(float(row["guessed"]) / so_far, 4)) if so_far > 0 else 0.0,
                 contributions=tuple(c for v in fired for c in self._reasons(pane, i, v, expected[v], age_panes)),
+                known_for=started - int(row["born"]),
+                shortest=WINDOWS[fired[0]],
             ),
         )
 

@@ -41,7 +41,8 @@ class Evidence:
     `usd_per_hour` is over normal: from the last closed minute, five minutes into the episode from the last five.
     `usd_so_far` is what was spent over normal since `since`. `hot_panes` counts the 5-s panes of the last minute
     that burned. `learning` is how many of the panes a baseline needs have been seen, None for a settled baseline.
-    `guessed_share` is the part of the money whose model has no known price (0..1).
+    `guessed_share` is the part of the money whose model has no known price (0..1). `known_for` is how old the
+    key's baseline was when the episode began, `shortest` the shortest window that broke the rule since; None: not known.
     """
 
     observed: float
@@ -54,6 +55,8 @@ class Evidence:
     learning: int | None
     guessed_share: float
     contributions: tuple[Contribution, ...]
+    known_for: Ms | None = None
+    shortest: Ms | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,8 @@ def signal(at: Ms, phase: Phase = "open", started: Ms = T0, key: tuple[str, str]
         "learning": None,
         "guessed_share": 0.0,
         "contributions": (Contribution("1 min over the mean", 10.0, 0.1, "USD"),),
+        "known_for": 30 * 86_400_000,
+        "shortest": 60_000,
     }
     return Signal(
         id=identity("spend_spike", *key, started, phase, at),

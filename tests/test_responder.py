@@ -111,7 +111,17 @@ def test_a_stale_signal_is_recorded_and_never_acted_on(story: Story) -> None:
 
 @pytest.mark.parametrize(
     "evidence",
-    [{"learning": 3}, {"guessed_share": 0.6}, {"hot_panes": 1}, {"hot_panes": 0}, {"usd_per_hour": 0.0}],
+    [
+        {"learning": 3},
+        {"guessed_share": 0.6},
+        {"hot_panes": 1},
+        {"hot_panes": 0},
+        {"usd_per_hour": 0.0},
+        {"known_for": 22 * 3_600_000},
+        {"known_for": None},
+        {"shortest": 900_000},
+        {"shortest": None},
+    ],
 )
 def test_unknown_or_weak_evidence_is_told_and_never_acted_on(story: Story, evidence: dict[str, Any]) -> None:
     story.hear(signal(T0, **evidence))

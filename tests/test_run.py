@@ -42,7 +42,7 @@ rules:
       - throttle: {strength: 0.9, lease: 30s}
     armed: true
 """
-BURN_AT, BURN_S = 4 * 3600, 300
+BURN_AT, BURN_S = 24 * 3600, 300
 
 
 def burnguard(*arguments: str | Path, **environment: str) -> Result:
@@ -55,10 +55,10 @@ def event(n: int, ts: float, key: str, **more: Any) -> dict[str, Any]:
 
 
 def history(burn: bool = True) -> list[dict[str, Any]]:
-    """Four calm hours of five keys; then one key spends $30 a minute for five minutes."""
+    """A calm day of five keys; then one key spends $30 a minute for five minutes."""
     rng = random.Random(7)
     start = 1_780_000_000.0
-    calm = [event(n, start + n * 3.6 + rng.random(), f"key-{n % 5}") for n in range(4000)]
+    calm = [event(n, start + n * 21.6 + rng.random(), f"key-{n % 5}") for n in range(4000)]
     theft = [
         event(10_000 + n, start + BURN_AT + n * 2, "key-1", output_tokens=137_931, input_tokens=0) for n in range(BURN_S // 2)
     ]
