@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 from examples.demo.stage import BURNGUARD, HERE, STORY, Stage
+from examples.demo.traffic import LIVE_S
 
-LIMIT_S = 88.0
+LEARNS_WITHIN_S = 60.0
+"""On a machine that is busy; else the whole demo takes 70 s."""
+LAST_WORDS_S = 10.0
 
 
 def main() -> int:
     with Stage() as stage:
-        play(stage, time.monotonic() + LIMIT_S)
+        play(stage)
         return stage.verdict(STORY)
 
 
-def play(stage: Stage, until: float) -> None:
+def play(stage: Stage) -> None:
     past = stage.folder / "history.ndjson"
     stage.run("traffic", [sys.executable, HERE / "traffic.py", "history", past])
     url = stage.receiver()
     files = ["--history", past, "--policy", HERE / "policy.yaml", "--ledger", stage.folder / "ledger.sqlite"]
     run = stage.play("burnguard", [BURNGUARD, "run", *files, "-"], env=stage.environment(url), stdin=subprocess.PIPE)
-    stage.wait("history ", LIMIT_S / 2)
+    if not stage.wait("history ", LEARNS_WITHIN_S):
+        return
     traffic = stage.play(
         "traffic", [sys.executable, HERE / "traffic.py", "live", url], stdout=run.stdin, stderr=subprocess.PIPE
     )
     assert run.stdin is not None
     run.stdin.close()
-    stage.wait("RESOLVED", until - 8 - time.monotonic())
+    stage.wait("RESOLVED", LIVE_S)
     traffic.terminate()
-    stage.end(run, until - time.monotonic())
+    stage.end(run, LAST_WORDS_S)
 
 
 if __name__ == "__main__":
