@@ -197,7 +197,7 @@ def test_a_ledger_that_another_program_keeps_locked_stops_no_responder_for_good(
         stage.worker.quiet_until(lambda: locked(other), 5)
         until = time.monotonic() + 12
         stage.worker.quiet_until(lambda: time.monotonic() > until, 13)
-    assert "another process has held the ledger" in member.events("deposed")[0]["reason"]
+    assert "database is locked" in member.events("deposed")[0]["reason"]
     stage.worker.quiet_until(stage.reverted(2), 60)
     assert had_one_effect(stage), stage.receiver.effects
 
