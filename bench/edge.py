@@ -110,7 +110,7 @@ def consume(kind: str, broker: Broker, topic: str, count: int, warm: int, core: 
     command = [sys.executable, "-m", "bench.consumers", kind, broker.bootstrap, topic, name, *map(str, (count, core, warm))]
     ran = subprocess.run(command, capture_output=True, text=True)
     if ran.returncode:
-        raise SystemExit(f"{kind} on {topic}: {ran.stderr[-4000:]}")
+        raise SystemExit(f"{kind} on {topic} ended with {ran.returncode}: {ran.stderr[-4000:]}")
     if kind == "worker" and (at := committed(broker, topic, name)) < count:
         raise SystemExit(f"{name}: its commit is at {at}, before {count}")
     return Found(**json.loads(ran.stdout.splitlines()[-1]))
@@ -196,6 +196,8 @@ REMARKS = f"""
 - *our edge*: fetch, CRC, decompression, walk, scan of every field, hashes, vocabularies, `Batch`; its columns are dropped.
 - *our worker*: `stream.app.work`, that is the edge and duplicates, prices, meters, panes, detectors, pulses and signals
   produced and acknowledged, checkpoints compressed on the same core, metrics. Its commit was seen at the last offset.
+- With 100k keys one checkpoint is 380 MB (20 MB compressed). The first full one takes new memory, about a second of CPU;
+  that comes once in a partition's life, but weighs on so short a run (some 0.2 us a call) wherever it falls into it.
 - The rivals decode into a msgspec `Struct` of 21 plainly typed fields. They check no bounds, keep nothing, say nothing.
 - confluent-kafka fetches on C threads of librdkafka, here on the same core; its queues are tuned, it checks no CRC (default).
 - The wall is that of a machine that others use too: trust ratios, and CPU more than wall.

@@ -88,6 +88,12 @@ REQUIRED = np.uint64(sum(1 << f for f, name in enumerate(FIELDS) if UsageEvent.m
 
 
 @njit(cache=True, inline="always")
+def at(b, p):  # type: ignore[no-untyped-def]
+    """The byte at p. Its place is unsigned: for a signed one, compiled code would allow for a negative place each time."""
+    return b[np.uint64(p)]
+
+
+@njit(cache=True, inline="always")
 def load(b, p):  # type: ignore[no-untyped-def]
     """Eight bytes at p, little-endian; unsigned places, so that the compiler makes one load of them."""
     q = np.uint64(p)
@@ -176,7 +182,7 @@ def _plain_end(b, p, e):  # type: ignore[no-untyped-def]
             lowest = (odd & (~odd + np.uint64(1))) >> np.uint64(7)
             return p + np.int64(lowest * PLACE_OF_BYTE >> np.uint64(56))
         p += 8
-    while p < e and b[p] >= 32 and b[p] < 127 and b[p] != 34 and b[p] != 92:
+    while p < e and at(b, p) >= 32 and at(b, p) < 127 and at(b, p) != 34 and at(b, p) != 92:
         p += 1
     return p
 
@@ -193,33 +199,35 @@ def scan(b, starts, ends, texts, lengths, hashes, floats, counts, tiers, slow): 
 
 @njit(cache=True)
 def _scan_line(b, p, e, i, texts, lengths, hashes, floats, counts, tiers):  # type: ignore[no-untyped-def]
-    if e - p > MAX_LINE or p >= e or b[p] != 123:
+    if e - p > MAX_LINE or p >= e or at(b, p) != 123:
         return False
     p += 1
     seen = np.uint64(0)
     while True:
-        while p < e and (b[p] == 32 or b[p] == 9):
+        while p < e and (at(b, p) == 32 or at(b, p) == 9):
             p += 1
-        if p >= e or b[p] != 34:
+        if p >= e or at(b, p) != 34:
             return False
         name = p + 1
         p = _plain_end(b, name, e)
-        if p >= e or b[p] != 34:
+        if p >= e or at(b, p) != 34:
             return False
         size = p - name
         f = -1
         if size > 0:
-            f = PLACES[_code(size, np.int64(b[name]), np.int64(b[name + size // 2]), np.int64(b[p - 1]), MULTIPLIER)]
+            f = PLACES[
+                _code(size, np.int64(at(b, name)), np.int64(at(b, name + size // 2)), np.int64(at(b, p - 1)), MULTIPLIER)
+            ]
             if f >= 0:
                 if NAME_ENDS[f + 1] - NAME_ENDS[f] != size or not same(b, name, NAME_BYTES, NAME_ENDS[f], size):
                     f = -1
         p += 1
-        while p < e and (b[p] == 32 or b[p] == 9):
+        while p < e and (at(b, p) == 32 or at(b, p) == 9):
             p += 1
-        if p >= e or b[p] != 58:
+        if p >= e or at(b, p) != 58:
             return False
         p += 1
-        while p < e and (b[p] == 32 or b[p] == 9):
+        while p < e and (at(b, p) == 32 or at(b, p) == 9):
             p += 1
         if p >= e:
             return False
@@ -228,11 +236,11 @@ def _scan_line(b, p, e, i, texts, lengths, hashes, floats, counts, tiers):  # ty
             if seen & bit:
                 return False
             seen |= bit
-        c = b[p]
+        c = at(b, p)
         if c == 34:
             start = p + 1
             p = _plain_end(b, start, e)
-            if p >= e or b[p] != 34:
+            if p >= e or at(b, p) != 34:
                 return False
             if f >= 0 and not _text(b, start, p, f, i, texts, lengths, hashes, tiers):
                 return False
@@ -243,23 +251,23 @@ def _scan_line(b, p, e, i, texts, lengths, hashes, floats, counts, tiers):  # ty
                 p += 1
             first = p
             mantissa = np.int64(0)
-            while p < e and b[p] >= 48 and b[p] <= 57:
-                mantissa = mantissa * 10 + (b[p] - 48)
+            while p < e and at(b, p) >= 48 and at(b, p) <= 57:
+                mantissa = mantissa * 10 + (at(b, p) - 48)
                 p += 1
             digits = p - first
-            if digits == 0 or (digits > 1 and b[first] == 48) or digits > 18:
+            if digits == 0 or (digits > 1 and at(b, first) == 48) or digits > 18:
                 return False
             decimals = 0
-            if p < e and b[p] == 46:
+            if p < e and at(b, p) == 46:
                 p += 1
                 point = p
-                while p < e and b[p] >= 48 and b[p] <= 57:
-                    mantissa = mantissa * 10 + (b[p] - 48)
+                while p < e and at(b, p) >= 48 and at(b, p) <= 57:
+                    mantissa = mantissa * 10 + (at(b, p) - 48)
                     p += 1
                 decimals = p - point
                 if decimals == 0 or digits + decimals > 18:
                     return False
-            if p < e and (b[p] == 101 or b[p] == 69):
+            if p < e and (at(b, p) == 101 or at(b, p) == 69):
                 return False
             if f >= 0:
                 if negative or mantissa > 9007199254740992:
@@ -277,21 +285,21 @@ def _scan_line(b, p, e, i, texts, lengths, hashes, floats, counts, tiers):  # ty
                         floats[ROWS[f], i] = x
                 else:
                     return False
-        elif c == 110 and p + 4 <= e and b[p + 1] == 117 and b[p + 2] == 108 and b[p + 3] == 108:
+        elif c == 110 and p + 4 <= e and at(b, p + 1) == 117 and at(b, p + 2) == 108 and at(b, p + 3) == 108:
             p += 4
             if f >= 0:
                 if REQUIRED & (np.uint64(1) << np.uint64(f)):
                     return False
         else:
             return False
-        while p < e and (b[p] == 32 or b[p] == 9):
+        while p < e and (at(b, p) == 32 or at(b, p) == 9):
             p += 1
         if p >= e:
             return False
-        if b[p] == 44:
+        if at(b, p) == 44:
             p += 1
             continue
-        return b[p] == 125 and p + 1 == e and seen & REQUIRED == REQUIRED and _parts_fit(counts, i)
+        return at(b, p) == 125 and p + 1 == e and seen & REQUIRED == REQUIRED and _parts_fit(counts, i)
 
 
 @njit(cache=True, inline="always")
@@ -308,8 +316,8 @@ def _text(b, start, end, f, i, texts, lengths, hashes, tiers):  # type: ignore[n
         if end == start or end - start > HIGH[f]:
             return False
         for j in range(start, end):
-            lower = b[j] | 32
-            if not ((b[j] >= 48 and b[j] <= 57) or (lower >= 97 and lower <= 102)):
+            lower = at(b, j) | 32
+            if not ((at(b, j) >= 48 and at(b, j) <= 57) or (lower >= 97 and lower <= 102)):
                 return False
         return True
     if KINDS[f] == CHOICE:
