@@ -8,7 +8,7 @@ from detectors.spend import SpendSpike
 from schemas.batch import SLICE, Ms
 from schemas.decode import Decoder
 from schemas.prices import PriceEntry
-from schemas.signals import identity
+from schemas.signals import Signal, identity
 from schemas.snapshot import Snapshot, joined, part
 from stream.dedupe import NEWEST_IDS, SeenIds
 from stream.pipeline import Output, Pipeline
@@ -54,17 +54,16 @@ def respond(output: Output, responder: Responder, now: Ms | None, after: Callabl
 
     `now` is wall time, None for a backtest, whose now is each pulse's clock; `after` is called behind every pane.
     """
-    signals = iter(output.signals)
-    waiting = next(signals, None)
-    for pulse in output.pulses:
-        at = pulse.clock if now is None else now
-        due = []
-        while waiting is not None and waiting.at <= pulse.clock:
-            due.append(waiting)
-            waiting = next(signals, None)
+    due: list[Signal] = []
+    for said in output.in_order():
+        if isinstance(said, Signal):
+            due.append(said)
+            continue
+        at = said.clock if now is None else now
         if due:
             responder.hear(due, at)
-        responder.pane(pulse.partition, pulse.clock - SLICE, pulse.burning, at)
+            due = []
+        responder.pane(said.partition, said.clock - SLICE, said.burning, at)
         if now is None:
             responder.tick(at)
         after(at)
