@@ -28,11 +28,11 @@ class Assembly:
     def __init__(
         self, prices: Sequence[PriceEntry], dedupe: int = NEWEST_IDS, partition: int = 0, most: int | None = None
     ) -> None:
-        book, detectors = PriceBook(prices), [SpendSpike()]
-        self.config = identity(book.version, *(detector.config for detector in detectors))
+        self.prices, detectors = PriceBook(prices), [SpendSpike()]
+        self.config = identity(self.prices.version, *(detector.config for detector in detectors))
         self.decoder = Decoder()
         self.pipeline = Pipeline(
-            book,
+            self.prices,
             self.decoder,
             list(detectors),
             seen=SeenIds(dedupe, most),

@@ -155,18 +155,21 @@ def responder(directory: Path | None, policy: Path | None, ledger: Path) -> None
 
 @main.command()
 @click.argument("source", type=FILE)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for alerts.jsonl.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for what it writes.")
 @prices_option
 @directory_option
 @policy_option
 def backtest(source: Path, out: Path, prices: Path | None, directory: Path | None, policy: Path | None) -> None:
     """Run SOURCE (NDJSON, .gz too) through the same pipeline in event time; nothing is sent."""
-    totals = replay(source, _prices(prices), _directory(directory), _policy(policy), out)
+    out.mkdir(parents=True, exist_ok=True)
+    played = replay(source, _prices(prices), _directory(directory), [_policy(policy)], out)
+    totals, alerts = played.totals, played.played[0].alerts
+    played.played[0].write(out / "alerts.jsonl")
     click.echo(f"calls        {totals.calls}")
     click.echo(f"unique calls {totals.unique}")
     click.echo(f"USD          {totals.usd // NANO}.{totals.usd % NANO:09d}")
     click.echo(f"quarantined  {totals.quarantined}")
-    click.echo(f"alerts       {totals.alerts} in {out / 'alerts.jsonl'}")
+    click.echo(f"alerts       {len(alerts)} in {out / 'alerts.jsonl'}")
 
 
 @main.group()

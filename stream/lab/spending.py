@@ -1,0 +1,64 @@
+"""What every key spent in every minute, from the calls themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from schemas.batch import I32, I64, Batch
+from stream.dedupe import MOST_IDS, NEWEST_IDS, SeenIds
+from stream.pipeline import Prices, Vocabularies
+
+MINUTE_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Row i: key `names[key[i]]` made `calls[i]` calls for `usd[i]` nano-dollars in `minute[i]` (epoch minutes).
+
+    Sorted by key, then minute; a minute without calls has no row.
+    """
+
+    names: tuple[tuple[str, str], ...]
+    key: I32
+    minute: I64
+    usd: I64
+    calls: I64
+
+    def of_key(self, key: int) -> tuple[I64, I64]:
+        """(minutes, nano-dollars) of one key."""
+        lo, hi = np.searchsorted(self.key, [key, key + 1])
+        return self.minute[lo:hi], self.usd[lo:hi]
+
+
+class Spending:
+    """Gathers batches; duplicates are left out, as the pipeline leaves them out, and calls count in their own minute."""
+
+    def __init__(self, prices: Prices, names: Vocabularies) -> None:
+        self._prices = prices
+        self._names = names
+        self._seen = SeenIds(NEWEST_IDS, MOST_IDS)
+        self._parts: list[tuple[I64, I64, I64]] = []
+
+    def take(self, batch: Batch) -> None:
+        """Add the calls of a batch."""
+        cost, _ = self._prices.cost(batch, self._names.models.names)
+        fresh = self._seen.first_seen(batch.event)
+        place = batch.key[fresh].astype(np.int64) << 32 | batch.ts[fresh] // (1000 * MINUTE_S)
+        self._parts.append(_summed(place, cost[fresh], np.ones(int(fresh.sum()), np.int64)))
+
+    def spent(self) -> Spent:
+        """Everything so far."""
+        empty = np.empty(0, np.int64)
+        place, usd, calls = _summed(*(np.concatenate([empty, *column]) for column in zip(*self._parts, strict=True)))
+        names = tuple((n[0], n[1]) for n in self._names.keys.names)
+        return Spent(names, (place >> 32).astype(np.int32), place & 0xFFFFFFFF, usd, calls)
+
+
+def _summed(place: I64, usd: I64, calls: I64) -> tuple[I64, I64, I64]:
+    places, which = np.unique(place, return_inverse=True)
+    sums = np.zeros((2, len(places)), np.int64)
+    np.add.at(sums[0], which, usd)
+    np.add.at(sums[1], which, calls)
+    return places, sums[0], sums[1]
