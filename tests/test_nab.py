@@ -52,12 +52,12 @@ def test_a_late_hit_is_worth_less_and_only_the_first_counts() -> None:
 
 
 def test_a_false_alarm_close_behind_a_window_costs_less_until_three_widths() -> None:
-    """One point behind a window of ten: sigmoid(1/9) = -0.270856; two windows wide: -0.999909; beyond three: -1."""
+    """One point behind a window of ten: sigmoid(1/9) = -0.270856; two widths: -0.999909; beyond three: -1."""
     assert scored([100, 110])[0] == pytest.approx(100 - 100 * 0.11 * 0.270856 / 2, abs=1e-4)
     assert scored([100, 127])[0] == pytest.approx(100 - 100 * 0.11 * 0.999909 / 2, abs=1e-4)
     assert scored([100, 137])[0] == pytest.approx(100 - 100 * 0.11 / 2, abs=1e-9)
-    between = outcome([file([(60, 69), (120, 139)])], [[60, 70, 120]])
-    assert between.score(PROFILES["standard"]) == pytest.approx(100 - 100 * 0.11 * 0.270856 / 4, abs=1e-4)
+    both = outcome([file([(60, 69), (120, 139)])], [[60, 70, 120, 141]])
+    assert both.score(PROFILES["standard"]) == pytest.approx(100 - 100 * 0.11 * (0.270856 + 0.257247) / 4, abs=1e-4)
 
 
 def test_probation_is_not_scored() -> None:
