@@ -250,30 +250,13 @@ class Pipeline:
         self._keys.add(keys, sums, slot)
         self._tenants.add(self._tenant_of[keys], sums, slot)
         watched = np.setdiff1d(np.concatenate([d.watched() for d in self._detectors]), keys)
-        pane = self._pane(slot, np.concatenate([keys, watched]).astype(np.int32), sums)
+        judged = np.concatenate([keys, watched]).astype(np.int32)
+        pane = pane_of(self._keys, slot, judged, self._tenant_of[judged], sums)
         for detector in self._detectors:
             said = detector.judge(pane, self._names.keys.names)
             output.signals += (replace(signal, partition=self._partition, config=self._config) for signal in said)
         output.pulses.append(self._pulse(slot, keys, sums))
         self._late.clear()
-
-    def _pane(self, slot: int, keys: I32, sums: I64) -> Pane:
-        spent = np.zeros((len(keys), MEASURES), np.int64)
-        spent[: len(sums)] = sums
-        cost, guessed = spent[:, USD] + spent[:, LATE_USD], spent[:, GUESSED] + spent[:, LATE_GUESSED]
-        windows, recent = self._keys.windows(keys, slot)
-        recent[:, 0] = cost
-        return Pane(
-            start=np.full(len(keys), slot * SLICE),
-            key=keys,
-            tenant=self._tenant_of[keys],
-            cost=cost,
-            guessed=guessed,
-            late=spent[:, LATE],
-            windows=windows,
-            recent=recent,
-            onset=lambda i, window, rate: self._keys.onset(int(keys[i]), slot, window, rate),
-        )
 
     def _pulse(self, slot: int, keys: I32, sums: I64) -> Pulse:
         late = np.concatenate(self._late) if self._late else np.empty((0, 3), np.int64)
@@ -290,6 +273,26 @@ class Pipeline:
             keys=_slots(self._keys, self._names.keys.names, shown, slot, late[np.isin(late[:, 1], shown)][:, [1, 2]]),
             burning=tuple((n[0], n[1]) for n in (self._names.keys.names[int(b)] for b in burning)),
         )
+
+
+def pane_of(meter: Meter, slot: int, keys: I32, tenants: I32, sums: I64) -> Pane:
+    """The pane of a slice that the meter has: `sums` is of the first of `keys`, row by row; the others spent nothing."""
+    spent = np.zeros((len(keys), MEASURES), np.int64)
+    spent[: len(sums)] = sums
+    cost, guessed = spent[:, USD] + spent[:, LATE_USD], spent[:, GUESSED] + spent[:, LATE_GUESSED]
+    windows, recent = meter.windows(keys, slot)
+    recent[:, 0] = cost
+    return Pane(
+        start=np.full(len(keys), slot * SLICE),
+        key=keys,
+        tenant=tenants,
+        cost=cost,
+        guessed=guessed,
+        late=spent[:, LATE],
+        windows=windows,
+        recent=recent,
+        onset=lambda i, window, rate: meter.onset(int(keys[i]), slot, window, rate),
+    )
 
 
 def _sums(batch: Batch, cost: I64, guessed: NDArray[np.bool_]) -> I64:
