@@ -112,7 +112,7 @@ class SpendSpike:
         born = self._keys["born"][pane.key]
         young = (born == 0) | (pane.start + SLICE - born < YOUNG)
         over = np.flatnonzero(young & (pane.windows >= self._gates).any(axis=1))
-        for tenant in np.unique(pane.tenant[over]):
+        for tenant in set(pane.tenant[over].tolist()):
             bars[over[pane.tenant[over] == tenant]] = self._habit_of_peers(tenant)
         return bars
 
