@@ -17,7 +17,6 @@ from schemas.signals import Signal
 from schemas.snapshot import Snapshot, array, joined, number, of_numbers, part
 from stream.dedupe import SeenIds
 from stream.windows import (
-    COUNTS,
     FIRST_COUNT,
     GUESSED,
     LATE,
@@ -25,7 +24,6 @@ from stream.windows import (
     LATE_USD,
     MEASURES,
     NEVER,
-    SPANS,
     USD,
     Meter,
     OpenPanes,

@@ -66,6 +66,8 @@ class Words:
         self.models: list[tuple[str, str]] = []
         self.addresses: list[Address] = []
         self.texts: list[str] = []
+        self.ids: list[str] = []
+        """The event ids of calls that had one already, by their number."""
         self._known: dict[Any, int] = {}
 
     def key(self, tenant: str, key_id: str) -> int:
@@ -95,6 +97,9 @@ class Words:
             Address(f"{20 + int(a) % 180}.{a}.{b}.{c}", int(rng.choice(networks)), country) for a, b, c in ips.tolist()
         ]
         return np.arange(first, first + count, dtype=np.int32)
+
+    def id(self, event_id: str) -> int:
+        return self._number(self.ids, event_id)
 
     def _number(self, words: list[Any], word: Any) -> int:
         place = (id(words), word)
@@ -185,7 +190,7 @@ class Event(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 def encode(calls: Calls, words: Words, run: str, chunk: int = 50_000) -> Iterator[bytes]:
-    """The calls as NDJSON usage events, in their order; `run` makes their ids differ from another run's."""
+    """The calls as NDJSON usage events, in their order; `run` makes new ids differ from another run's."""
     encoder = msgspec.json.Encoder()
     columns = _Columns(words, run)
     for at in range(0, len(calls), chunk):
@@ -198,6 +203,7 @@ class _Columns:
 
     def __init__(self, words: Words, run: str) -> None:
         self._run = run
+        self._ids = words.ids
         self._texts = _objects(words.texts)
         self._tenants = _objects([tenant for tenant, _ in words.keys])
         self._keys = _objects([key_id for _, key_id in words.keys])
@@ -206,9 +212,9 @@ class _Columns:
         self._places = [_objects([getattr(a, name) for a in words.addresses]) for name in ("client_ip", "asn", "country")]
 
     def of(self, calls: Calls) -> list[Sequence[Any]]:
-        run = self._run
+        ids, run = self._ids, self._run
         return [
-            [f"{run}-{call:x}" for call in calls["call"].tolist()],
+            [ids[call] if call < len(ids) else f"{run}-{call:x}" for call in calls["call"].tolist()],
             np.round(calls["ts"], 3).tolist(),
             np.round(calls["arrival_ts"], 3).tolist(),
             self._tenants[calls["key"]].tolist(),

@@ -59,7 +59,8 @@ def simulated(seed: int, scenarios: Sequence[Scenario], source: Path | None, key
     """
     rng = np.random.default_rng(seed)
     background = population(rng, keys, START, days) if source is None else of_file(rng, source, START, days)
-    background.calls["call"] = np.arange(len(background.calls))
+    if not background.words.ids:
+        background.calls["call"] = np.arange(len(background.calls))
     return Staging(rng, background, PriceBook()).played(seed, scenarios)
 
 
@@ -177,7 +178,8 @@ class Staging:
         claims = np.array([key.claims for key in self._background.keys] + [False] * len(self._background.words.keys))
         claimed = np.flatnonzero(claims[sent["key"]] & np.isnan(sent["cost_usd"]))
         sent["cost_usd"][claimed] = cost(sent[claimed], self._background.words, self._prices)
-        sent = np.concatenate([sent, repeated(self._rng, sent, 0.002)])
+        if not self._background.words.ids:
+            sent = np.concatenate([sent, repeated(self._rng, sent, 0.002)])
         in_time = (sent["ts"] >= self._background.start - HOUR_S) & (sent["ts"] <= self._background.end + HOUR_S)
         sent = sent[in_time]
         return sent[np.argsort(sent["arrival_ts"], kind="stable")]

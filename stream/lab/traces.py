@@ -162,6 +162,7 @@ def _events(rng: np.random.Generator, name: str, lines: list[str]) -> Background
     for n, line in enumerate(lines):
         event: Any = decoder.decode(line)
         row = calls[n]
+        row["call"] = words.id(event.event_id)
         row["key"] = number = words.key(event.tenant, event.key_id)
         if number not in keys:
             keys[number] = _key_of(rng, words, event, number)

@@ -8,3 +8,9 @@ from stream.lab.scene import Scenario
 _FILES = (leaks, loops, storms, caches, inflation, batches, budgets, data, lookalikes)
 SCENARIOS = tuple(word for file in _FILES for word in vars(file).values() if isinstance(word, Scenario))
 """In the order in which their files have them."""
+
+
+def table() -> str:
+    """What can be planted, as docs/scenarios.md shows it."""
+    rows = [f"| `{s.name}` | {f'`{s.kind}`' if s.kind else 'look-alike'} | {s.action} | {s.says} |" for s in SCENARIOS]
+    return "\n".join(["| scenario | kind | right action | what happens |", "| --- | --- | --- | --- |", *rows]) + "\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from stream.lab.calls import Calls
-from stream.lab.population import DAY_S, MODELS, arrivals
+from stream.lab.population import DAY_S, HOUR_S, MODELS, arrivals
 from stream.lab.scene import MOST_CALLS, Planted, Scene, busy, chatting, minutes, planted, ramp
 
 
@@ -21,7 +21,8 @@ def leak_fast(scene: Scene) -> Planted:
         return scene.sessions(scene.strangers(calls, countries, addresses), max(1, count // 8))
 
     probes = _probes(scene)
-    pause, hours = scene.vary(4, 30) / 60, scene.vary(1, 9)
+    pause = float(probes["ts"].max() - probes["ts"].min()) / HOUR_S + scene.vary(4, 30) / 60
+    hours = scene.vary(1, 9)
     usd = scene.vary(60, 1_800) * ramp(hours, scene.vary(0.02, 0.6))
     burn = scene.burning(stolen, usd, since=pause)
     return Planted([scene.key], np.concatenate([probes, burn]))
