@@ -239,6 +239,7 @@ def test_the_tables_show_what_was_worked_out() -> None:
     assert cells(by_kind(got), 3) == ["leaked_key", "1 of 1", "1 of 1", "1 of 1", "-15 min", "-15 min", "1 of 1", "0 of 1"]
     assert cells(by_lookalike(got), 2) == ["launchs", "1", "0", "0", "1", "1"]
     assert len({len(line) for line in found.splitlines()}) == 1
+    assert cells(by_lookalike(got), 1)[1] == "-:"
 
 
 def test_the_numbers_in_json_are_those_of_the_tables() -> None:

@@ -107,13 +107,10 @@ def by_kind(score: Score) -> str:
 
 def by_lookalike(score: Score) -> str:
     """What the look-alikes set off: how many incidents rose to each severity, how many actions were taken."""
+    set_off = [(name, len(group.outcomes), _tally(group)) for name, group in _lookalikes(score).items()]
     return _table(
         ("look-alike", "n", "notices", "tickets", "pages", "actions"),
-        [
-            (name, str(len(group.outcomes)), *map(str, (tally.notices, tally.tickets, tally.pages, tally.actions)))
-            for name, group in _lookalikes(score).items()
-            for tally in [_tally(group)]
-        ],
+        [(name, f"{n}", f"{t.notices}", f"{t.tickets}", f"{t.pages}", f"{t.actions}") for name, n, t in set_off],
     )
 
 
@@ -239,7 +236,7 @@ def _duration(seconds: float | None) -> str:
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    widths = [max(2, *map(len, column)) for column in zip(head, *rows, strict=True)]
     rules = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
 
     def line(cells: Sequence[str]) -> str:
