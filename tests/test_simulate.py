@@ -90,7 +90,7 @@ def test_what_a_label_says_it_cost_is_what_the_file_costs_more(name: str, plain:
         assert label.start >= Labels.read(tmp_path / "labels.json").scored_from - 5_400
     read_document(tmp_path / "prices.json", PriceList)
     known = read_document(tmp_path / "directory.json", Directory)
-    assert all("*" == key or known.key(label.tenant, key) for key in label.key_ids)
+    assert "*" in (label.tenant, *label.key_ids) or all(known.key(label.tenant, key) for key in label.key_ids)
 
 
 def test_every_line_is_a_usage_event_and_every_price_of_the_background_is_known(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_broken_cache_hits_no_more_and_the_requests_stay(tmp_path: Path, plain
     assert {r["event_id"] for r in broken} == {r["event_id"] for r in whole}
 
     def hit(rows: list[dict[str, Any]]) -> float:
-        return sum(r.get("cached_input_tokens", 0) for r in rows) / sum(r["input_tokens"] for r in rows)
+        return float(sum(r.get("cached_input_tokens", 0) for r in rows) / sum(r["input_tokens"] for r in rows))
 
     assert hit(broken) < 0.1 < 0.5 < hit(whole)
 
@@ -152,9 +152,8 @@ def test_late_calls_are_sent_twice_and_a_jumping_clock_moves_only_the_events_tim
     assert sum(count > 1 for count in ids.values()) > 0.2 * len(ids)
     assert max(r["arrival_ts"] - r["ts"] for r in during(events(tmp_path / "late"), late)) > 120
     written(tmp_path / "skew", 5, ["b_clock_skew"])
-    skewed, usual = (Counter((r["event_id"], r["arrival_ts"]) for r in events(f)) for f in (tmp_path / "skew", plain))
-    once = [name for name, times in Counter(name for name, _ in usual).items() if times == 1]
-    assert {name: at for name, at in skewed if name in set(once)} == {name: at for name, at in usual if name in set(once)}
+    skewed, usual = (sorted((r["arrival_ts"], r["event_id"]) for r in events(f)) for f in (tmp_path / "skew", plain))
+    assert dict((name, at) for at, name in reversed(skewed)) == dict((name, at) for at, name in reversed(usual))
     assert {r["ts"] for r in events(tmp_path / "skew")} != {r["ts"] for r in events(plain)}
 
 

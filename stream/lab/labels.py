@@ -20,9 +20,9 @@ class Label:
     """One planted scenario. Times in epoch seconds, money in USD.
 
     `kind` is what a detector should name; a look-alike has none, and any action on it is wrong. `key_ids` take part in
-    it, `*` alone means the whole tenant. `usd` is what it cost over what the same keys would have cost without it,
-    `curve` how that grew: (time, USD so far). It is `material` from `material_at` on: when it has cost $5 or, if that is
-    less, a tenth of all it will (one that costs nothing: at its 100th call, else at its start).
+    it, `*` alone means all of a tenant's (as `tenant`: of several). `usd` is what it cost over what the same keys would
+    have cost without it, `curve` how that grew: (time, USD so far). It is `material` from `material_at` on: when it has cost
+    $5 or, if that is less, a tenth of all it will (one that costs nothing: at its 100th call, else at its start).
     """
 
     id: str
@@ -44,9 +44,7 @@ class Label:
 
     def concerns(self, tenant: str, key_id: str) -> bool:
         """Whether an alert of this entity can be about it."""
-        if tenant not in (self.tenant, WHOLE_TENANT):
-            return False
-        return WHOLE_TENANT in (key_id, *self.key_ids) or key_id in self.key_ids
+        return _meet((tenant,), (self.tenant,)) and _meet((key_id,), self.key_ids)
 
     def spent_by(self, at: float) -> float:
         """USD that it had cost by then."""
@@ -54,6 +52,10 @@ class Label:
             return 0.0
         times, usd = zip(*self.curve, strict=True)
         return float(np.interp(at, times, usd, left=0.0))
+
+
+def _meet(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    return WHOLE_TENANT in (*one, *other) or bool({*one} & {*other})
 
 
 @dataclass(frozen=True, slots=True)

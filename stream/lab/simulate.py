@@ -149,12 +149,12 @@ class Staging:
         dear = np.flatnonzero(usd >= min(MATERIAL_USD, total / 10)) if total >= 0.01 else np.empty(0, np.intp)
         when = at[dear[0]] if len(dear) else at[99] if len(at) > 99 else start
         shown = np.unique(np.linspace(0, len(at) - 1, min(POINTS, len(at))).astype(int))
-        whole = scenario.whole_tenant
+        whole, tenants = scenario.whole_tenant, {key.tenant for key in planted.keys}
         return Label(
             id=name,
             scenario=scenario.name,
             kind=scenario.kind,
-            tenant=planted.keys[0].tenant,
+            tenant=tenants.pop() if len(tenants) == 1 else WHOLE_TENANT,
             key_ids=(WHOLE_TENANT,) if whole else tuple(sorted({key.key_id for key in planted.keys})),
             start=round(start, 3),
             end=round(end, 3),
