@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.batch import Ms
+from schemas.batch import I64, Ms
 from stream.lab.savings import F64, MINUTE
 
 WIDE, HIGH = 1000, 100
@@ -47,11 +47,15 @@ class Span:
         """Where a time is on the axis; times outside are at its ends."""
         return round(100 * min(max((at - self.start) / (self.end - self.start), 0), 1), 2)
 
-    def sums(self, minutes: Iterable[int], usd: Sequence[float] | F64) -> F64:
-        """USD in each bucket."""
-        place = (np.array(list(minutes), np.int64) * MINUTE - self.start) // self.step
-        inside = (place >= 0) & (place < self.buckets)
-        return np.asarray(np.bincount(place[inside], np.asarray(usd)[inside], self.buckets))
+    def sums(self, minutes: Sequence[int] | I64, usd: Sequence[float] | F64) -> F64:
+        """USD in each bucket; what is outside is left out."""
+        place = self.places(np.asarray(minutes, np.int64))
+        return np.asarray(np.bincount(place[place >= 0], np.asarray(usd)[place >= 0], self.buckets))
+
+    def places(self, minutes: I64) -> I64:
+        """The bucket of each epoch minute, -1 outside."""
+        place = (minutes * MINUTE - self.start) // self.step
+        return np.where((place >= 0) & (place < self.buckets), place, -1)
 
 
 def span(start: Ms, end: Ms) -> Span:
@@ -123,7 +127,7 @@ def apart(words: Sequence[Word]) -> list[Word]:
             groups[-1].append(word)
         else:
             groups.append([word])
-    return [Word(g[0].at, g[0].text if len(g) == 1 else f"{g[0].text}–{g[-1].text}") for g in groups]
+    return [Word(g[0].at, g[0].text if len(g) == 1 else f"{g[0].text}-{g[-1].text}") for g in groups]
 
 
 def _steps(values: F64, top: float) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from schemas.batch import Ms
 from schemas.incidents import News
@@ -16,15 +16,16 @@ from stream.lab.labels import Label
 from stream.lab.savings import in_force_until, wants_refusing
 
 LONGEST_NAME = 60
+LONGEST_SAYING = 240
 MOST_MOMENTS = 24
 
 
 def dollars(usd: float) -> str:
     """
     >>> dollars(0.004), dollars(-12.5), dollars(1372.8)
-    ('$0.00', '−$12.50', '$1,372.80')
+    ('$0.00', '-$12.50', '$1,372.80')
     """
-    sign = "−" if round(usd, 2) < 0 else ""
+    sign = "-" if round(usd, 2) < 0 else ""
     return f"{sign}${abs(usd):,.2f}"
 
 
@@ -35,11 +36,19 @@ def lasting(ms: float) -> str:
     """
     seconds = round(ms / 1000)
     units = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
-    for (large, size), (small, rest) in zip(units, units[1:], strict=False):
+    for (large, size), (small, rest) in pairwise(units):
         if seconds >= size:
             more = seconds % size // rest
             return f"{seconds // size} {large}" + (f" {more} {small}" if more else "")
     return f"{seconds} s"
+
+
+def each(step: Ms) -> str:
+    """
+    >>> each(60_000), each(1_800_000), each(3_600_000)
+    ('minute', '30 min', 'hour')
+    """
+    return {60_000: "minute", 3_600_000: "hour", 86_400_000: "day"}.get(step, lasting(step))
 
 
 def moment(at: Ms) -> str:
@@ -62,6 +71,10 @@ def clock(at: Ms) -> str:
     return time.strftime("%H:%M:%S", time.gmtime(at // 1000))
 
 
+def weekday(at: Ms) -> str:
+    return time.strftime("%a %H:%M:%S", time.gmtime(at // 1000))
+
+
 def counted(n: int, one: str, many: str | None = None) -> str:
     """
     >>> counted(1, "incident"), counted(1200, "key")
@@ -70,10 +83,10 @@ def counted(n: int, one: str, many: str | None = None) -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
-def name(word: str) -> str:
-    """A name that somebody else chose, short enough for a line, without characters that change how others are read."""
-    plain = "".join(c if c.isprintable() else "�" for c in word)
-    return plain if len(plain) <= LONGEST_NAME else f"{plain[: LONGEST_NAME - 10]}…{plain[-9:]}"
+def name(word: str, most: int = LONGEST_NAME) -> str:
+    """Words that somebody else chose, short enough for a line, without characters that change how others are read."""
+    plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in word)
+    return plain if len(plain) <= most else f"{plain[: most - 10]}…{plain[-9:]}"
 
 
 def entity(tenant: str, key_id: str) -> str:
@@ -140,16 +153,16 @@ def moments(account: Account) -> list[Moment]:
 
 
 def verdict(account: Account, scored_from: float) -> str:
-    """Of a labelled record: what it really was, and whether what was done was right."""
+    """Of a labelled record: what it really was, what would have been right, and what was done."""
     if not account.labels:
         if account.noticed_at / 1000 < scored_from:
             return "Nothing was planted here; baselines were still being learnt, so it is not scored."
         return f"Nothing was planted here: a false alarm{', acted on' if account.acted else ''}."
     label = account.labels[0]
-    really = f"Really {planted(label)}; right: {right(label)}."
-    if account.acted == wants_refusing(label):
-        return f"{really} It was done." if account.acted or label.action == "none" else f"{really} Nothing was refused."
-    return f"{really} It was throttled all the same: wrong." if account.acted else f"{really} It was only told."
+    done = "throttled" if account.acted else "told" if account.told else "nothing"
+    if account.acted != wants_refusing(label):
+        done += ", which is wrong" if account.acted else ", which is too little"
+    return f"Really {planted(label)}. Right: {right(label)}. Done: {done}."
 
 
 def planted(label: Label) -> str:
@@ -160,7 +173,7 @@ def planted(label: Label) -> str:
 
 def right(label: Label) -> str:
     """The action that would be right."""
-    return "do nothing" if label.action == "none" else label.action
+    return "leave it alone" if label.action == "none" else label.action
 
 
 def matching(match: Match) -> str:
@@ -172,7 +185,7 @@ def matching(match: Match) -> str:
         ("tenant", " or ".join(name(t) for t in match.tenant or ())),
         ("key", " or ".join(name(k) for k in match.key_id or ())),
     ]
-    return ", ".join(f"{what} {value}" for what, value in given if value) or "everything"
+    return name(", ".join(f"{what} {value}" for what, value in given if value), LONGEST_SAYING) or "everything"
 
 
 def doing(rule: Rule) -> str:
@@ -190,7 +203,7 @@ def _money(account: Account) -> Iterator[str]:
     evidence = account.opened.evidence
     noticed = lasting(account.noticed_at - account.began)
     if not account.about_money:
-        yield f"{who(account)}: {', '.join(f'{amount(c.observed, c.unit)}: {name(c.name)}' for c in evidence.contributions)}."
+        yield f"{', '.join(f'{name(c.name, LONGEST_SAYING)}: {amount(c.observed, c.unit)}' for c in evidence.contributions)}."
         return
     lasted = lasting(account.until - account.began)
     yield f"{dollars(account.observed)} in {lasted}, where {dollars(account.observed - account.over)} is normal."
@@ -213,9 +226,12 @@ def _done(account: Account) -> Iterator[str]:
     first = orders[0].applied_at or 0
     taken = "taken back by itself at the end" if orders[-1].ended_at is not None else "still on when the record ends"
     quickly = lasting(first - account.began)
-    yield f"{told}, and {strength} of its calls were refused from {quickly} on, for {lasting(force)}{often}; {taken}."
+    yield f"{told} and, {quickly} after it began, {strength} of its calls were refused, for {lasting(force)}{often}; {taken}."
     saved, harm = sum(r.saved for r in account.refused), sum(r.harm for r in account.refused)
-    yield f"That stops {dollars(saved)} of it, and {dollars(harm)} of ordinary spend with it."
+    if all(refused.false for refused in account.refused):
+        yield f"That refuses {dollars(harm)} of spend that was wanted."
+    else:
+        yield f"That stops {dollars(saved)} of it, and {dollars(harm)} of ordinary spend with it."
 
 
 def _came_out(account: Account) -> Iterator[str]:
@@ -231,15 +247,13 @@ def _doubts(evidence: Evidence) -> Iterator[str]:
     if evidence.learning is not None:
         yield f"Its baseline was young: {counted(evidence.learning, 'pane')} seen."
     if evidence.guessed_share > 0:
-        yield f"{evidence.guessed_share:.0%} of the money is of models without a known price, taken as their family's dearest."
+        yield f"{evidence.guessed_share:.0%} of it is at a guess: its models have no known price."
 
 
 def _said(news: News) -> str:
     incident, order = news.incident, news.order
     if news.what == "incident_opened" and incident is not None and incident.family != "data":
-        evidence = incident.evidence
-        window = lasting(evidence.window)
-        return f"noticed: {dollars(evidence.observed)} in {window}, {dollars(evidence.expected)} expected"
+        return f"noticed: {dollars(incident.evidence.observed)} in {lasting(incident.evidence.window)}"
     if news.what == "incident_opened":
         return "noticed"
     if news.what == "notified" and incident is not None:
@@ -255,7 +269,7 @@ def _said(news: News) -> str:
         "human_needed": "a person must decide",
         "incident_resolved": "back to normal",
     }
-    return plain.get(news.what, news.said)
+    return plain.get(news.what, name(news.said, LONGEST_SAYING))
 
 
 def _renewed(alike: list[News]) -> list[tuple[str, News]]:

@@ -119,9 +119,9 @@ def _refused(order: Order, start: Ms, end: Ms, expected: float, minutes: Minutes
     when, usd = when[inside], usd[inside]
     lo, hi = np.maximum(when * MINUTE, start), np.minimum((when + 1) * MINUTE, end)
     share = (hi - lo) / MINUTE
-    spent = usd * share
+    spent = float((usd * share).sum())
     if labels is None:
-        burn, false = np.maximum(usd - expected, 0) * share, False
+        burn, false = float((np.maximum(usd - expected, 0) * share).sum()), False
     else:
         about = [
             label
@@ -131,25 +131,22 @@ def _refused(order: Order, start: Ms, end: Ms, expected: float, minutes: Minutes
             and label.start * 1000 < end
             and label.end * 1000 > start
         ]
-        burn, false = np.zeros(len(when)), not about
-        for label in about:
-            burn += _injected(label, order, lo, hi, when, usd, minutes)
-        burn = np.minimum(burn, spent)
-    saved = order.strength * float(burn.sum())
-    return Refused(order, saved, order.strength * float(spent.sum()) - saved, false)
+        injected = sum(_injected(label, order, lo, hi, when, usd, minutes) for label in about)
+        burn, false = min(injected, spent), not about
+    return Refused(order, order.strength * burn, order.strength * (spent - burn), false)
 
 
-def _injected(label: Label, order: Order, lo: I64, hi: I64, when: I64, usd: F64, minutes: Minutes) -> F64:
-    """USD that the label put into each of the minutes; its keys have parts of it as large as their parts of the spend."""
+def _injected(label: Label, order: Order, lo: I64, hi: I64, when: I64, usd: F64, minutes: Minutes) -> float:
+    """USD that the label put into these minutes of the entity: of every minute as large a part as of its keys' spend."""
     if not label.curve:
-        return np.zeros(len(when))
+        return 0.0
     times, so_far = np.array(label.curve).T
     injected = np.diff(np.interp(np.stack([lo, hi]) / 1000, times, so_far, left=0.0), axis=0)[0]
     if WHOLE_TENANT in (order.key_id, *label.key_ids):
-        return np.asarray(injected)
+        return float(injected.sum())
     together = np.zeros(len(when))
     for key_id in label.key_ids:
         minute, spent = minutes.of(label.tenant, key_id)
         _, here, there = np.intersect1d(when, minute, assume_unique=True, return_indices=True)
         together[here] += spent[there]
-    return np.asarray(injected * np.divide(usd, together, out=np.zeros(len(when)), where=together > 0))
+    return float((injected * np.divide(usd, together, out=np.zeros(len(when)), where=together > 0)).sum())
