@@ -86,11 +86,14 @@ def accounts(
 ) -> list[Account]:
     """One for every incident, dearest first. The record ends at `end`."""
     told: dict[str, list[News]] = {}
+    orders: dict[str, list[Refused]] = {}
+    for order in refused:
+        orders.setdefault(order.order.incident, []).append(order)
     for one in news:
         about = one.incident.id if one.incident is not None else one.order.incident if one.order is not None else None
         if about is not None:
             told.setdefault(about, []).append(one)
-    found = [_account(tuple(mine), minutes, refused, labels, end) for mine in told.values()]
+    found = [_account(tuple(mine), minutes, orders.get(about, ()), labels, end) for about, mine in told.items()]
     return sorted(found, key=lambda account: (-account.over, account.began, account.opened.id))
 
 
@@ -140,7 +143,7 @@ def _account(news: tuple[News, ...], minutes: Minutes, refused: Sequence[Refused
         minutes=when[lo:hi].copy(),
         usd=usd[lo:hi].copy(),
         normal=0.0 if data else per_minute(opened.evidence),
-        refused=tuple(r for r in refused if r.order.incident == opened.id),
+        refused=tuple(refused),
         labels=() if labels is None else _about(labels, opened, began, until),
     )
 

@@ -114,7 +114,7 @@ def times(shown: Span, most: int = 8) -> list[Word]:
     for at in range(first, shown.end, step):
         gone = time.gmtime(at // 1000)
         text = time.strftime("%a %-d %b" if at % (1440 * MINUTE) == 0 else "%H:%M", gone)
-        if shown.percent(at) <= 96:
+        if shown.percent(at) <= 92:
             words.append(Word(shown.percent(at), text))
     return words
 

@@ -145,8 +145,14 @@ def _stack(layers: Sequence[tuple[str, F64]], top: float) -> tuple[Shade, ...]:
 
 def _heights(top: float) -> tuple[Word, ...]:
     """Round amounts up the side, in percent from below."""
-    words = ("$0", *(f"${top * part:,.10g}" for part in (0.5, 1)))
-    return tuple(Word(50.0 * n, word) for n, word in enumerate(words))
+    return tuple(Word(100 * part, f"${_round(top * part)}") for part in (0, 0.5, 1))
+
+
+def _round(usd: float) -> str:
+    """As few digits as it needs, cents in full."""
+    if usd == int(usd):
+        return f"{usd:,.0f}"
+    return f"{usd:,.2f}" if round(usd, 2) == usd else f"{usd:,.10g}"
 
 
 def evidence(account: Account) -> Chart | None:

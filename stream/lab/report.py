@@ -18,7 +18,7 @@ from stream.lab.savings import MINUTE, Balance, Minutes, balance, refusals
 from stream.lab.spending import Spent
 from stream.lab.tables import Table
 
-LINES = 200
+LINES = 150
 """How many incidents beside those STORIES have a line; also the longest score table."""
 
 
@@ -92,7 +92,8 @@ def _verdict(found: Sequence[Account], over: float, result: Balance) -> str:
     saved = f"and saved {prose.dollars(result.net)} net"
     if result.net < 0:
         saved = f"at a net loss of {prose.dollars(-result.net)}"
-    return f"{burned} This policy would have throttled {acted} of them, {saved}."
+    them = "it" if len(found) == 1 else f"{acted} of them"
+    return f"{burned} This policy would have throttled {them}, {saved}."
 
 
 def _held_against(labels: Labels, found: Sequence[Account]) -> str:
@@ -102,9 +103,9 @@ def _held_against(labels: Labels, found: Sequence[Account]) -> str:
     alike = [label.id for label in scored if label.lookalike]
     fooled = {label.id for account in found if account.acted for label in account.labels[:1] if label.id in alike}
     nothing = sum(not account.labels and account.noticed_at / 1000 >= labels.scored_from for account in found)
-    noticed = f"Of {prose.counted(real, 'planted incident')} that cost enough to matter, {real - len(missed(labels, found))}"
-    acted = f"of {prose.counted(len(alike), 'look-alike')}, {len(fooled)} were throttled"
-    return f"{noticed} were noticed; {acted}; {prose.counted(nothing, 'false alarm')}."
+    noticed = f"{real - len(missed(labels, found))} of {prose.counted(real, 'planted incident')} that cost enough to matter"
+    acted = f"{len(fooled)} of {prose.counted(len(alike), 'look-alike')}"
+    return f"Noticed: {noticed}. Throttled by mistake: {acted}. False alarms: {nothing}."
 
 
 def _range(spent: Spent) -> tuple[Ms, Ms]:
