@@ -7,6 +7,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detectors.gap import offset_gap
 from schemas.batch import NANO, Ms
 from schemas.directory import Directory
 from schemas.documents import parse_document
@@ -211,6 +213,23 @@ def test_a_policy_that_only_tells_saves_nothing_and_says_so(tmp_path: Path) -> N
     assert "This policy would have told people and refused nothing." in text
     assert "A page was sent; the policy wants no more." in text
     assert "saved, net $0.00" in text
+
+
+def test_why_nothing_was_done_is_said(tmp_path: Path) -> None:
+    """The burn comes after half a day: no baseline has seen a whole one."""
+    young = [e for e in history() if e["ts"] > START + BURN_AT / 2]
+    text = Page(of(played(young, tmp_path))).text
+    assert "A page was sent, and nothing else was done, because its baseline has not seen a whole day." in text
+    assert "This policy would have told people and refused nothing." in text
+
+
+def test_what_is_lost_in_the_data_is_told_without_dollars(burn: Backtest) -> None:
+    gap = offset_gap(3, 1000, 250, (START + 7200) * 1000, "")
+    incident = Incident("g", "data", gap.kind, gap.tenant, gap.key_id, gap.at, gap.at, gap.evidence, "ticket")
+    heard = replace(burn.played[0], news=(News(gap.at, "incident_opened", "", incident), *burn.played[0].news))
+    text = Page(report(heard, burn, "calls.ndjson")).text
+    assert "2. everybody telemetry gap, ticket, open calls lost of partition 3 from offset 1000: 250 calls." in text
+    assert "2 incidents came to $149.99 over normal." in text
 
 
 def test_one_call_from_a_broken_clock_does_not_flatten_the_chart(tmp_path: Path) -> None:

@@ -103,6 +103,12 @@ def test_a_key_of_several_saves_its_part_of_what_was_injected() -> None:
     assert only(refusals(throttle(2 * M, 7 * M), spent(two), shared)) == (0.9 * 6 * 5, 0.9 * 4 * 5, False)
 
 
+def test_a_key_of_a_whole_tenant_saves_its_part_too() -> None:
+    two = {**BURN, ("acme", "key-2"): {minute: 5.0 for minute in range(10)}}
+    shared = labels(label(90.0, keys=("*",)))
+    assert only(refusals(throttle(2 * M, 7 * M), spent(two), shared)) == (0.9 * 6 * 5, 0.9 * 4 * 5, False)
+
+
 @pytest.mark.parametrize(
     "really",
     [

@@ -87,8 +87,8 @@ def accounts(
     """One for every incident, dearest first. The record ends at `end`."""
     told: dict[str, list[News]] = {}
     orders: dict[str, list[Refused]] = {}
-    for order in refused:
-        orders.setdefault(order.order.incident, []).append(order)
+    for each in refused:
+        orders.setdefault(each.order.incident, []).append(each)
     for one in news:
         about = one.incident.id if one.incident is not None else one.order.incident if one.order is not None else None
         if about is not None:

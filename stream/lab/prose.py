@@ -21,7 +21,8 @@ MOST_MOMENTS = 24
 
 
 def dollars(usd: float) -> str:
-    """
+    """Money, to the cent.
+
     >>> dollars(0.004), dollars(-12.5), dollars(1372.8)
     ('$0.00', '-$12.50', '$1,372.80')
     """
@@ -30,7 +31,8 @@ def dollars(usd: float) -> str:
 
 
 def lasting(ms: float) -> str:
-    """
+    """A length of time in its two largest units.
+
     >>> lasting(20_000), lasting(320_000), lasting(34_260_000), lasting(270_000_000)
     ('20 s', '5 min 20 s', '9 h 31 min', '3 d 3 h')
     """
@@ -44,7 +46,8 @@ def lasting(ms: float) -> str:
 
 
 def each(step: Ms) -> str:
-    """
+    """A slice of time, behind `per`.
+
     >>> each(60_000), each(1_800_000), each(3_600_000)
     ('minute', '30 min', 'hour')
     """
@@ -52,7 +55,8 @@ def each(step: Ms) -> str:
 
 
 def moment(at: Ms) -> str:
-    """
+    """A time of a day.
+
     >>> moment(1_793_844_735_000)
     'Thu 5 Nov 02:12:15'
     """
@@ -60,7 +64,8 @@ def moment(at: Ms) -> str:
 
 
 def day(at: Ms) -> str:
-    """
+    """A day with its year.
+
     >>> day(1_793_844_735_000)
     'Thu 5 Nov 2026'
     """
@@ -76,7 +81,8 @@ def weekday(at: Ms) -> str:
 
 
 def counted(n: int, one: str, many: str | None = None) -> str:
-    """
+    """How many there are of something.
+
     >>> counted(1, "incident"), counted(1200, "key")
     ('1 incident', '1,200 keys')
     """
@@ -90,7 +96,8 @@ def name(word: str, most: int = LONGEST_NAME) -> str:
 
 
 def entity(tenant: str, key_id: str) -> str:
-    """
+    """Whose it is.
+
     >>> entity("acme", "key-1"), entity("acme", "*"), entity("*", "*")
     ('acme / key-1', 'acme, all keys', 'everybody')
     """
@@ -100,11 +107,13 @@ def entity(tenant: str, key_id: str) -> str:
 
 
 def who(account: Account) -> str:
+    """Whose incident it is."""
     return entity(account.opened.tenant, account.opened.key_id)
 
 
 def amount(value: float, unit: str) -> str:
-    """
+    """A number of evidence with its unit.
+
     >>> amount(5.4, "USD"), amount(2.0, "partitions"), amount(0.25, "share")
     ('$5.40', '2 partitions', '0.25 share')
     """
@@ -119,7 +128,7 @@ def story(account: Account) -> list[str]:
 def outcome(account: Account) -> str:
     """In a word or two."""
     if any(news.what == "human_needed" for news in account.news):
-        return "asked for a person"
+        return "throttled, then a person asked"
     if account.acted:
         return "throttled"
     return "told" if account.told else "nobody told"
@@ -136,12 +145,10 @@ class Moment:
 
 def moments(account: Account) -> list[Moment]:
     """What happened, in order; renewals that follow each other are one, and of very many the middle is left out."""
-    began = Moment(account.began, "1", "began")
-    told = [began]
-    marks = 1
+    told, marks = [Moment(account.began, "1", "began")], 1
     for what, group in groupby(account.news, lambda news: news.what):
         alike = list(group)
-        for said, news in _renewed(alike) if what == "throttle_renewed" else ((_said(news), news) for news in alike):
+        for said, news in [_renewed(alike)] if what == "throttle_renewed" else [(_said(news), news) for news in alike]:
             marked = what in ("incident_opened", "throttle_applied", "throttle_reverted", "incident_resolved")
             marks += marked
             told.append(Moment(news.at, str(marks) if marked else "", said))
@@ -206,9 +213,9 @@ def _money(account: Account) -> Iterator[str]:
         yield f"{', '.join(f'{name(c.name, LONGEST_SAYING)}: {amount(c.observed, c.unit)}' for c in evidence.contributions)}."
         return
     lasted = lasting(account.until - account.began)
-    yield f"{dollars(account.observed)} in {lasted}, where {dollars(account.observed - account.over)} is normal."
-    rate = f"it ran at {dollars(evidence.usd_per_hour)}/h over normal"
-    yield f"It began {moment(account.began)} and was noticed {noticed} later: {rate}."
+    yield f"{dollars(account.observed)} in {lasted}, where {dollars(60 * account.normal)}/h is expected."
+    rate = f"{dollars(evidence.usd_per_hour)}/h over normal"
+    yield f"It began {moment(account.began)} and was noticed {noticed} later, at {rate}."
 
 
 def _done(account: Account) -> Iterator[str]:
@@ -272,10 +279,10 @@ def _said(news: News) -> str:
     return plain.get(news.what, name(news.said, LONGEST_SAYING))
 
 
-def _renewed(alike: list[News]) -> list[tuple[str, News]]:
+def _renewed(alike: list[News]) -> tuple[str, News]:
     last = alike[-1]
     until = f" until {clock(last.order.expires_at)}" if last.order is not None else ""
-    return [(f"renewed{'' if len(alike) == 1 else f' {len(alike)} times'}{until}", last)]
+    return f"renewed{'' if len(alike) == 1 else f' {len(alike)} times'}{until}", last
 
 
 def _listed(reasons: tuple[str, ...]) -> str:
