@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +25,8 @@ from schemas.batch import I32, NANO, SLICE, WINDOWS, Pane
 from schemas.signals import Contribution, Evidence, Phase, Signal, identity
 from schemas.snapshot import Snapshot, records
 
-GATES_USD = (5.0, 5.0, 5.0, 10.0, 20.0)
+Gates: TypeAlias = tuple[float, float, float, float, float]
+GATES_USD: Gates = (5.0, 5.0, 5.0, 10.0, 20.0)
 """Over expected, per window of WINDOWS; measured in docs/detection.md section 0."""
 YOUNG_RATIO = 10.0
 PEERS = 3
@@ -33,8 +36,8 @@ PEERS = 3
 class SpendSpike:
     """A key spends far above its own habit.
 
-    Opens when, over 1, 5, 15 min, 1 h or 6 h, a key cost at least a gate ($5, $10 over 1 h, $20 over 6 h) more than
-    expected, and more than twice its own highest earlier such window, and still does in the twelfth of that window.
+    Opens when, over 1, 5, 15 min, 1 h or 6 h, a key cost at least a gate (`gates_usd`: $5, $10 over 1 h, $20 over 6 h) more
+    than expected, and more than twice its own highest earlier such window, and still does in the twelfth of that window.
     A young key (known for under 150 minutes) is held against ten times its tenant's median key instead, and the signal
     says that it is learning. Clears after six 5-s panes below half the gate. The mean decays over a week, the highest
     window with a half-life of 30 days; it may at most double per hour, per six hours while an episode is open, so that a
@@ -53,15 +56,16 @@ class SpendSpike:
 
     name = "spend"
 
-    def __init__(self, capacity: int = 64) -> None:
+    def __init__(self, capacity: int = 64, *, gates_usd: Gates = GATES_USD) -> None:
         self._keys = np.zeros(capacity, COLUMNS)
         self._rows = 0
+        self._gates_usd = gates_usd
+        self._gates = np.array(gates_usd) * NANO
 
     @property
     def config(self) -> str:
-        return (
-            f"spend_spike {GATES_USD} {RATIO} {ACCEPTED} {YOUNG_RATIO} {SETTLED_PANES} {HOT} {QUIET_PANES} {TURN} {LASTING}"
-        )
+        limits = f"{RATIO} {ACCEPTED} {YOUNG_RATIO} {SETTLED_PANES} {HOT} {QUIET_PANES} {TURN} {LASTING}"
+        return f"spend_spike {self._gates_usd} {limits}"
 
     def watched(self) -> I32:
         return np.flatnonzero(self._keys["open"]).astype(np.int32)
@@ -71,8 +75,7 @@ class SpendSpike:
 
     def judge(self, pane: Pane, keys: Names) -> list[Signal]:
         self._grow(len(keys))
-        gates = np.array(GATES_USD) * NANO
-        bars = self._young_bars(pane, gates)
+        bars = self._young_bars(pane)
         verdict = np.empty(len(pane), np.int8)
         judge_spend(
             self._keys,
@@ -83,7 +86,7 @@ class SpendSpike:
             pane.guessed,
             pane.windows,
             pane.recent,
-            gates,
+            self._gates,
             bars,
             verdict,
         )
@@ -103,13 +106,13 @@ class SpendSpike:
             columns[: len(self._keys)] = self._keys
             self._keys = columns
 
-    def _young_bars(self, pane: Pane, gates: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _young_bars(self, pane: Pane) -> NDArray[np.float64]:
         """Rows x 5: what a young key must exceed; only worked out for young keys that pass a gate."""
         bars = np.zeros((len(pane), len(WINDOWS)))
         born = self._keys["born"][pane.key]
         young = (born == 0) | (pane.start + SLICE - born < YOUNG)
-        over = np.flatnonzero(young & (pane.windows >= gates).any(axis=1))
-        for tenant in np.unique(pane.tenant[over]):
+        over = np.flatnonzero(young & (pane.windows >= self._gates).any(axis=1))
+        for tenant in set(pane.tenant[over].tolist()):
             bars[over[pane.tenant[over] == tenant]] = self._habit_of_peers(tenant)
         return bars
 
@@ -132,7 +135,7 @@ class SpendSpike:
         w = int(row["window"])
         expected = row["expected"] * np.array(WINDOWS) / 1000
         if phase == "open":
-            row["since"] = pane.onset(i, WINDOWS[w], row["expected"] + GATES_USD[w] * NANO / 2 / (WINDOWS[w] / 1000))
+            row["since"] = pane.onset(i, WINDOWS[w], row["expected"] + self._gates[w] / 2 / (WINDOWS[w] / 1000))
         started = int(row["started"])
         fired = [v for v in range(len(WINDOWS)) if row["fired"] >> v & 1] or [w]
         rate_window = 1 if end - started >= WINDOWS[1] else 0

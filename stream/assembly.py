@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from detectors.spend import SpendSpike
+from detectors.base import PaneDetector
+from detectors.spend import GATES_USD, Gates, SpendSpike
 from schemas.batch import SLICE, Ms
 from schemas.decode import Decoder
 from schemas.prices import PriceEntry
@@ -19,6 +20,11 @@ AFTER_END: Ms = 15 * 60_000
 """How far the clock moves on when a file has ended."""
 
 
+def pane_detectors(gates_usd: Gates = GATES_USD) -> list[PaneDetector]:
+    """Every detector of a partition; `gates_usd` are what a burn must cost to be told, one for each of WINDOWS."""
+    return [SpendSpike(gates_usd=gates_usd)]
+
+
 class Assembly:
     """One partition: its decoder and its pipeline with every detector; `config` is the hash of what it judges by.
 
@@ -28,13 +34,13 @@ class Assembly:
     def __init__(
         self, prices: Sequence[PriceEntry], dedupe: int = NEWEST_IDS, partition: int = 0, most: int | None = None
     ) -> None:
-        self.prices, detectors = PriceBook(prices), [SpendSpike()]
-        self.config = identity(self.prices.version, *(detector.config for detector in detectors))
+        self.prices, judges = PriceBook(prices), pane_detectors()
+        self.config = identity(self.prices.version, *(detector.config for detector in judges))
         self.decoder = Decoder()
         self.pipeline = Pipeline(
             self.prices,
             self.decoder,
-            list(detectors),
+            judges,
             seen=SeenIds(dedupe, most),
             partition=partition,
             config=self.config,

@@ -21,6 +21,7 @@ from schemas.policy import Policy
 from schemas.prices import PriceEntry, PriceList
 from schemas.snapshot import BadCheckpoint
 from stream.cli_kafka import emit, mistakes_said, topics
+from stream.cli_lab import simulate
 from stream.documents import read_document, recommended
 from stream.duty import courier, wall
 from stream.lab.backtest import backtest as replay
@@ -83,6 +84,7 @@ def main() -> None:
 
 main.add_command(topics)
 main.add_command(emit)
+main.add_command(simulate)
 
 
 @main.command()

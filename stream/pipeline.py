@@ -29,7 +29,7 @@ from stream.windows import (
     USD,
     Meter,
     OpenPanes,
-    columns_of,
+    changed_slots,
     fold_rows,
 )
 
@@ -249,47 +249,52 @@ class Pipeline:
         keys, sums = self._open.take(slot)
         self._keys.add(keys, sums, slot)
         self._tenants.add(self._tenant_of[keys], sums, slot)
-        watched = np.setdiff1d(np.concatenate([d.watched() for d in self._detectors]), keys)
-        pane = self._pane(slot, np.concatenate([keys, watched]).astype(np.int32), sums)
+        watched = sorted({int(row) for d in self._detectors for row in d.watched()}.difference(keys.tolist()))
+        judged = np.concatenate([keys, np.array(watched, np.int32)])
+        pane = pane_of(self._keys, slot, judged, self._tenant_of[judged], sums)
         for detector in self._detectors:
             said = detector.judge(pane, self._names.keys.names)
             output.signals += (replace(signal, partition=self._partition, config=self._config) for signal in said)
         output.pulses.append(self._pulse(slot, keys, sums))
         self._late.clear()
 
-    def _pane(self, slot: int, keys: I32, sums: I64) -> Pane:
-        spent = np.zeros((len(keys), MEASURES), np.int64)
-        spent[: len(sums)] = sums
-        cost, guessed = spent[:, USD] + spent[:, LATE_USD], spent[:, GUESSED] + spent[:, LATE_GUESSED]
-        windows, recent = self._keys.windows(keys, slot)
-        recent[:, 0] = cost
-        return Pane(
-            start=np.full(len(keys), slot * SLICE),
-            key=keys,
-            tenant=self._tenant_of[keys],
-            cost=cost,
-            guessed=guessed,
-            late=spent[:, LATE],
-            windows=windows,
-            recent=recent,
-            onset=lambda i, window, rate: self._keys.onset(int(keys[i]), slot, window, rate),
-        )
-
     def _pulse(self, slot: int, keys: I32, sums: I64) -> Pulse:
         late = np.concatenate(self._late) if self._late else np.empty((0, 3), np.int64)
-        dearest = keys[np.argsort(-sums[:, USD], kind="stable")[:DEAREST]]
-        shown = np.unique(np.concatenate([dearest, *(d.watched() for d in self._detectors)])).astype(np.int64)
-        burning = np.unique(np.concatenate([d.burning() for d in self._detectors]))
-        tenants = np.unique(self._tenant_of[keys]).astype(np.int64)
+        dearest = keys[np.argsort(-sums[:, USD], kind="stable")[:DEAREST]] if len(keys) > DEAREST else keys
+        shown = np.array(sorted({*dearest.tolist(), *(int(row) for d in self._detectors for row in d.watched())}), np.int64)
+        burning = sorted({int(row) for d in self._detectors for row in d.burning()})
+        tenants = np.array(sorted(set(self._tenant_of[keys].tolist())), np.int64)
         return Pulse(
             partition=self._partition,
             clock=(slot + 1) * SLICE,
             covered=self._covered,
             counters=dict(self.counters),
-            tenants=_slots(self._tenants, self._names.tenants.names, tenants, slot, late[:, [0, 2]]),
-            keys=_slots(self._keys, self._names.keys.names, shown, slot, late[np.isin(late[:, 1], shown)][:, [1, 2]]),
-            burning=tuple((n[0], n[1]) for n in (self._names.keys.names[int(b)] for b in burning)),
+            tenants=_slots(self._tenants, self._names.tenants.names, tenants, slot, late[:, ::2]),
+            keys=_slots(
+                self._keys, self._names.keys.names, shown, slot, late[np.isin(late[:, 1], shown), 1:] if len(late) else late
+            ),
+            burning=tuple((n[0], n[1]) for n in (self._names.keys.names[b] for b in burning)),
         )
+
+
+def pane_of(meter: Meter, slot: int, keys: I32, tenants: I32, sums: I64) -> Pane:
+    """The pane of a slice that the meter has: `sums` is of the first of `keys`, row by row; the others spent nothing."""
+    spent = np.zeros((len(keys), MEASURES), np.int64)
+    spent[: len(sums)] = sums
+    cost, guessed = spent[:, USD] + spent[:, LATE_USD], spent[:, GUESSED] + spent[:, LATE_GUESSED]
+    windows, recent = meter.windows(keys, slot)
+    recent[:, 0] = cost
+    return Pane(
+        start=np.full(len(keys), slot * SLICE),
+        key=keys,
+        tenant=tenants,
+        cost=cost,
+        guessed=guessed,
+        late=spent[:, LATE],
+        windows=windows,
+        recent=recent,
+        onset=lambda i, window, rate: meter.onset(int(keys[i]), slot, window, rate),
+    )
 
 
 def _sums(batch: Batch, cost: I64, guessed: NDArray[np.bool_]) -> I64:
@@ -316,22 +321,5 @@ def _sums(batch: Batch, cost: I64, guessed: NDArray[np.bool_]) -> I64:
 
 def _slots(meter: Meter, names: Names, rows: I64, slot: int, late: I64) -> Slots:
     """The absolute values of what changed: this slice's slot of every ring for `rows`, and the (row, slot) of `late`."""
-    changed = np.concatenate([np.column_stack([rows, np.full(len(rows), slot)]), late])
-    triples = np.unique(
-        np.concatenate(
-            [np.column_stack([changed[:, 0], np.full(len(changed), r), changed[:, 1] * SLICE // SPANS[r]]) for r in range(3)]
-        ),
-        axis=0,
-    )
-    columns = columns_of(meter.usd, meter.counts, meter.head, triples)
-    reached = columns >= 0
-    triples, columns = triples[reached], columns[reached]
-    used, entity = np.unique(triples[:, 0], return_inverse=True)
-    return Slots(
-        names=tuple(names[int(u)] for u in used),
-        entity=entity.astype(np.int32),
-        ring=triples[:, 1].astype(np.int32),
-        slot=triples[:, 2].copy(),
-        usd=meter.usd[triples[:, 0], columns],
-        counts=meter.counts[triples[:, 0], columns].astype(np.int64).reshape(-1, len(COUNTS)),
-    )
+    used, *columns = changed_slots(meter.usd, meter.counts, meter.head, rows, slot, late)
+    return Slots(tuple(names[row] for row in used.tolist()), *columns)

@@ -43,12 +43,41 @@ def slot_of(usd, counts, head, row, ring, index):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True)
-def columns_of(usd, counts, head, triples):  # type: ignore[no-untyped-def]
-    """`slot_of` for each (row, ring, index)."""
-    columns = np.empty(len(triples), np.int64)
-    for i in range(len(triples)):
-        columns[i] = slot_of(usd, counts, head, triples[i, 0], triples[i, 1], triples[i, 2])
-    return columns
+def changed_slots(usd, counts, head, rows, slot, late):  # type: ignore[no-untyped-def]
+    """The slots of every ring that 5-s slot `slot` of `rows` and the (row, 5-s slot) of `late` have touched, once each.
+
+    Returns (rows, entity, ring, index, usd, counts) sorted by row, ring and index; `entity` is a place in `rows`. What a
+    ring no longer reaches is left out.
+    """
+    places = np.empty((len(rows) + len(late)) * 3, np.int64)
+    for i in range(len(rows) + len(late)):
+        row = rows[i] if i < len(rows) else late[i - len(rows), 0]
+        touched = slot if i < len(rows) else late[i - len(rows), 1]
+        for ring in range(3):
+            places[3 * i + ring] = (row * 3 + ring) << 32 | touched * SLICE // SPANS[ring]
+    places.sort()
+    used = np.empty(len(places), np.int64)
+    entity = np.empty(len(places), np.int32)
+    ring_of = np.empty(len(places), np.int32)
+    index_of = np.empty(len(places), np.int64)
+    spent = np.empty(len(places), np.int64)
+    counted = np.empty((len(places), len(COUNTS)), np.int64)
+    n = 0
+    last = -1
+    for i in range(len(places)):
+        if i > 0 and places[i] == places[i - 1]:
+            continue
+        row, ring, index = (places[i] >> 32) // 3, (places[i] >> 32) % 3, places[i] & 0xFFFFFFFF
+        column = slot_of(usd, counts, head, row, ring, index)
+        if column >= 0:
+            if last < 0 or used[last] != row:
+                last += 1
+                used[last] = row
+            entity[n], ring_of[n], index_of[n] = last, ring, index
+            spent[n] = usd[row, column]
+            counted[n] = counts[row, column]
+            n += 1
+    return used[: last + 1], entity[:n], ring_of[:n], index_of[:n], spent[:n], counted[:n]
 
 
 @njit(cache=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from detectors.base import PaneDetector
-from schemas.batch import NANO, SLICE, Pane
+from schemas.batch import NANO, SLICE
 from schemas.signals import Signal
+from stream.pipeline import pane_of
 from stream.windows import MEASURES, Meter
 
 START = 1_700_000_000_000 // SLICE
@@ -24,20 +25,7 @@ def judge_spending(detector: PaneDetector, usd: list[float], start: int = START)
             meter.add(keys, sums, slot)
         elif not len(detector.watched()):
             continue
-        windows, recent = meter.windows(keys, slot)
-        zeros = np.zeros(1, np.int64)
-        pane = Pane(
-            np.array([slot * SLICE]),
-            keys,
-            keys,
-            sums[:, 0],
-            zeros,
-            zeros,
-            windows,
-            recent,
-            lambda i, window, rate, slot=slot: meter.onset(0, slot, window, rate),  # type: ignore[misc]
-        )
-        signals += detector.judge(pane, [("acme", "key-1")])
+        signals += detector.judge(pane_of(meter, slot, keys, keys, sums), [("acme", "key-1")])
     return signals
 
 

@@ -169,7 +169,9 @@ class Broker:
         self._certificates()
         scram = [f"SCRAM-SHA-{n}=[name={self.username},password={self.password}]" for n in (256, 512)]
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        tool = self._java("kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", str(self._properties()))
+        tool = self._java(
+            "kafka.tools.StorageTool", "format", "--standalone", f"--cluster-id={cluster}", "-c", str(self._properties())
+        )
         done = subprocess.run([*tool, "-S", scram[0], "-S", scram[1]], capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"kafka.tools.StorageTool: {done.stdout + done.stderr}")
