@@ -17,7 +17,7 @@ from stream.lab.savings import in_force_until, wants_refusing
 
 LONGEST_NAME = 60
 LONGEST_SAYING = 240
-MOST_MOMENTS = 24
+MOST_MOMENTS = 16
 
 
 def dollars(usd: float) -> str:
