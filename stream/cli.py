@@ -14,17 +14,13 @@ from typing import Any
 import click
 
 from actions.ledger import BadLedger, Busy, Deposed, Ledger
-from schemas.batch import NANO
-from schemas.directory import Directory
 from schemas.documents import DocumentError
-from schemas.policy import Policy
-from schemas.prices import PriceEntry, PriceList
 from schemas.snapshot import BadCheckpoint
 from stream.cli_kafka import emit, mistakes_said, topics
-from stream.cli_lab import simulate
-from stream.documents import read_document, recommended
+from stream.cli_lab import backtest, simulate, trials
+from stream.cli_options import FILE, directory_of, directory_option, policy_of, policy_option, prices_of, prices_option
+from stream.documents import recommended
 from stream.duty import courier, wall
-from stream.lab.backtest import backtest as replay
 from stream.learn import learn as learn_from
 from stream.live import usd
 from stream.logs import configure
@@ -36,10 +32,6 @@ from stream.settings import KafkaSettings, Settings, SettingsError, WorkerSettin
 from stream.sources import BrokenFile
 from stream.topics import look
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-prices_option = click.option("--prices", type=FILE, help="Price overrides (prices.json) over the built-in price table.")
-directory_option = click.option("--directory", type=FILE, help="What you know of tenants and keys (JSON or YAML).")
-policy_option = click.option("--policy", type=FILE, help="What to do about incidents (YAML); else the recommended policy.")
 ledger_option = click.option(
     "--ledger",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -85,6 +77,8 @@ def main() -> None:
 main.add_command(topics)
 main.add_command(emit)
 main.add_command(simulate)
+main.add_command(backtest)
+main.add_command(trials)
 
 
 @main.command()
@@ -100,7 +94,7 @@ def run(
     """Follow usage events from SOURCE, an NDJSON file (.gz too) or - for standard input."""
     if source == "-" and sys.stdin is None:
         raise click.ClickException("standard input is closed: name a file, or pipe usage events in")
-    running = Run(_policy(policy), _directory(directory), _prices(prices), Settings(), ledger, click.echo)
+    running = Run(policy_of(policy), directory_of(directory), prices_of(prices), Settings(), ledger, click.echo)
     running.begin(source, history)
     asyncio.run(_until_stopped(running, source))
 
@@ -114,7 +108,7 @@ def learn(file: Path, prices: Path | None) -> None:
     Nothing in it is acted on, and nothing of it is sent through the topic `usage`.
     """
     with mistakes_said():
-        for past in learn_from(KafkaSettings(), file, _prices(prices), wall()):
+        for past in learn_from(KafkaSettings(), file, prices_of(prices), wall()):
             told = f"{past.calls} calls of {past.keys} keys, {usd(past.usd)}, {past.refused} lines refused"
             click.echo(f"partition {past.partition}: {told}; goes on at offset {past.next}")
 
@@ -131,7 +125,7 @@ def worker(prices: Path | None) -> None:
         wrong = refusals(kafka, look(kafka))
         if wrong:
             raise click.ClickException("\n".join(wrong))
-        asyncio.run(work(kafka, settings, _prices(prices)))
+        asyncio.run(work(kafka, settings, prices_of(prices)))
     except (SettingsError, Unreachable, KafkaError) as error:
         raise click.ClickException(str(error)) from error
 
@@ -149,29 +143,10 @@ def responder(directory: Path | None, policy: Path | None, ledger: Path) -> None
     configure()
     try:
         opened = partial(Ledger, f"sqlite:///{ledger}")
-        standby = Standby(opened, _policy(policy), _directory(directory), Settings(), KafkaSettings(), click.echo)
+        standby = Standby(opened, policy_of(policy), directory_of(directory), Settings(), KafkaSettings(), click.echo)
         asyncio.run(_until_told(standby.go()))
     except (SettingsError, Unreachable) as error:
         raise click.ClickException(str(error)) from error
-
-
-@main.command()
-@click.argument("source", type=FILE)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for what it writes.")
-@prices_option
-@directory_option
-@policy_option
-def backtest(source: Path, out: Path, prices: Path | None, directory: Path | None, policy: Path | None) -> None:
-    """Run SOURCE (NDJSON, .gz too) through the same pipeline in event time; nothing is sent."""
-    out.mkdir(parents=True, exist_ok=True)
-    played = replay(source, _prices(prices), _directory(directory), [_policy(policy)], out)
-    totals, alerts = played.totals, played.played[0].alerts
-    played.played[0].write(out / "alerts.jsonl")
-    click.echo(f"calls        {totals.calls}")
-    click.echo(f"unique calls {totals.unique}")
-    click.echo(f"USD          {totals.usd // NANO}.{totals.usd % NANO:09d}")
-    click.echo(f"quarantined  {totals.quarantined}")
-    click.echo(f"alerts       {len(alerts)} in {out / 'alerts.jsonl'}")
 
 
 @main.group()
@@ -183,7 +158,7 @@ def policy() -> None:
 @click.argument("file", type=FILE)
 def check(file: Path) -> None:
     """Say whether FILE is a valid policy; else where it is wrong and what is allowed."""
-    rules = _policy(file).rules
+    rules = policy_of(file).rules
     click.echo(f"{file}: {len(rules)} rules, {sum(rule.armed for rule in rules)} armed")
 
 
@@ -225,15 +200,3 @@ async def _until_told(work: Coroutine[None, None, None]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     with suppress(asyncio.CancelledError):
         await task
-
-
-def _policy(path: Path | None) -> Policy:
-    return recommended() if path is None else read_document(path, Policy)
-
-
-def _directory(path: Path | None) -> Directory:
-    return Directory() if path is None else read_document(path, Directory)
-
-
-def _prices(path: Path | None) -> list[PriceEntry]:
-    return [] if path is None else list(read_document(path, PriceList).root)

@@ -14,7 +14,7 @@ from schemas.policy import Severity
 from stream.lab.alerts import Alert
 from stream.lab.labels import Label, Labels, RightAction
 from stream.lab.score import AFTERGLOW_S, MEASURES, Outcome, Score, Tally, by_chance, grouped, interval, pool, score, shifted
-from stream.lab.tables import Row, by_kind, by_lookalike, by_scenario, summary, to_json
+from stream.lab.tables import Row, basis, by_kind, by_lookalike, by_scenario, summary, to_json
 
 H = 3600.0
 
@@ -225,21 +225,19 @@ def test_groups_hold_their_own_outcomes_only() -> None:
 def test_the_tables_show_what_was_worked_out() -> None:
     got = score(ALERTS, LABELS)
     rows = [Row("ours", (got,), by_chance(ALERTS, LABELS)), Row("silent", (score([], LABELS),) * 3, score([], LABELS))]
-    found, disturbed, *said = summary(rows).split("\n\n")
-
-    def cells(table: str, line: int) -> list[str]:
-        return [cell.strip() for cell in table.splitlines()[line].split("|")[1:-1]]
-
-    assert cells(found, 2)[:2] == ["ours", "50"]
-    assert cells(found, 2)[3:] == ["67", "100", "-15 min", "-15 min", "26", "39", "50"]
-    assert cells(found, 3) == ["silent", "0 (0..0)", "0", "0 (0..0)", "-", "-", "-", "70 (70..70)", "70 (70..70)", "0 (0..0)"]
-    assert cells(disturbed, 2) == ["ours", "40", "1.00", "1.00", "0.00", "1 of 1", "0 of 2", "3.00"]
-    assert "2 material incidents (of 3), $70 each if nothing is done; 1 look-alikes; 100 key-days; trials: 1." in said[0]
-    assert cells(by_scenario(got), 2) == ["creeps", "-", "1 of 1", "-", "-", "-", "-", "-"]
-    assert cells(by_kind(got), 3) == ["leaked_key", "1 of 1", "1 of 1", "1 of 1", "-15 min", "-15 min", "1 of 1", "0 of 1"]
-    assert cells(by_lookalike(got), 2) == ["launchs", "1", "0", "0", "1", "1"]
-    assert len({len(line) for line in found.splitlines()}) == 1
-    assert cells(by_lookalike(got), 1)[1] == "-:"
+    found, disturbed = summary(rows)
+    assert found.rows[0][:2] == ("ours", "50")
+    assert found.rows[0][3:] == ("67", "100", "-15 min", "-15 min", "26", "39", "50")
+    assert found.rows[1] == ("silent", "0 (0..0)", "0", "0 (0..0)", "-", "-", "-", "70 (70..70)", "70 (70..70)", "0 (0..0)")
+    assert disturbed.rows[0] == ("ours", "40", "1.00", "1.00", "0.00", "1 of 1", "0 of 2", "3.00")
+    said = basis(rows[0])
+    assert said == "2 material incidents (of 3), $70 each if nothing is done; 1 look-alikes; 100 key-days; trials: 1."
+    assert by_scenario(got).rows[0] == ("creeps", "-", "1 of 1", "-", "-", "-", "-", "-")
+    assert by_kind(got).rows[1] == ("leaked_key", "1 of 1", "1 of 1", "1 of 1", "-15 min", "-15 min", "1 of 1", "0 of 1")
+    assert by_lookalike(got).rows[0] == ("launchs", "1", "0", "0", "1", "1")
+    title, _, *lines = found.markdown().splitlines()
+    assert title == "### What is found"
+    assert len({len(line) for line in lines}) == 1
 
 
 def test_the_numbers_in_json_are_those_of_the_tables() -> None:

@@ -44,6 +44,39 @@ Too strong: incidents with a stronger action than was right. Notifications: of e
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Words in rows and columns, for a terminal or a page; every row has as many cells as the header."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """The title as a heading, and the table, which reads well as it is.
+
+        >>> print(Table("Recall", ("class", "found"), (("leak", "9 of 10"),)).markdown())
+        ### Recall
+        <BLANKLINE>
+        | class |   found |
+        | ----- | ------: |
+        | leak  | 9 of 10 |
+        """
+        cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in (self.header, *self.rows)]
+        widths = [max(2, *map(len, column)) for column in zip(*cells, strict=True)]
+        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+        lines = [cells[0], rule, *cells[1:]]
+        padded = [
+            [c.rjust(w) if n else c.ljust(w) for n, (c, w) in enumerate(zip(line, widths, strict=True))] for line in lines
+        ]
+        return "\n".join([f"### {self.title}", "", *(f"| {' | '.join(line)} |" for line in padded)])
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [c.rjust(w) if n else c.ljust(w) for n, (c, w) in enumerate(zip(cells, widths, strict=True))]
+    return f"| {' | '.join(padded)} |"
+
+
 @dataclass(frozen=True)
 class Row:
     """A policy or a baseline, its score in every trial, and what the same alerts find by chance."""
@@ -62,9 +95,9 @@ class Row:
         return MEASURES[name](self.score).value, interval(self.trials, MEASURES[name])
 
 
-def summary(rows: Sequence[Row]) -> str:
-    """What each finds and whom each disturbs, two tables under each other, and what the words mean."""
-    found = [
+def summary(rows: Sequence[Row]) -> tuple[Table, Table]:
+    """What each finds, and whom each disturbs; `basis` and LEGEND say what the words mean."""
+    found = tuple(
         (
             row.name,
             _measured(row, "recall", _percent),
@@ -78,8 +111,8 @@ def summary(rows: Sequence[Row]) -> str:
             _measured(row, "right_action", _percent),
         )
         for row in rows
-    ]
-    disturbed = [
+    )
+    disturbed = tuple(
         (
             row.name,
             _measured(row, "precision", _percent),
@@ -91,26 +124,27 @@ def summary(rows: Sequence[Row]) -> str:
             _measured(row, "notifications", _number),
         )
         for row in rows
-    ]
-    return "\n".join([_table(FOUND, found), _table(DISTURBED, disturbed), *(_basis(row) for row in rows[:1]), LEGEND])
+    )
+    return Table("What is found", FOUND, found), Table("Who is disturbed", DISTURBED, disturbed)
 
 
-def by_scenario(score: Score) -> str:
+def by_scenario(score: Score) -> Table:
     """How each scenario fared; delays and actions are those of material incidents."""
     return _incidents("scenario", _scenarios(score))
 
 
-def by_kind(score: Score) -> str:
+def by_kind(score: Score) -> Table:
     """How each kind of incident fared; delays and actions are those of material incidents."""
     return _incidents("kind", _kinds(score))
 
 
-def by_lookalike(score: Score) -> str:
+def by_lookalike(score: Score) -> Table:
     """What the look-alikes set off: how many incidents rose to each severity, how many actions were taken."""
     set_off = [(name, len(group.outcomes), _tally(group)) for name, group in _lookalikes(score).items()]
-    return _table(
+    return Table(
+        "Look-alikes",
         ("look-alike", "n", "notices", "tickets", "pages", "actions"),
-        [(name, f"{n}", f"{t.notices}", f"{t.tickets}", f"{t.pages}", f"{t.actions}") for name, n, t in set_off],
+        tuple((name, f"{n}", f"{t.notices}", f"{t.tickets}", f"{t.pages}", f"{t.actions}") for name, n, t in set_off),
     )
 
 
@@ -135,10 +169,11 @@ def _tally(score: Score) -> Tally:
     return sum((outcome.tally for outcome in score.outcomes), Tally())
 
 
-def _incidents(what: str, groups: dict[str, Score]) -> str:
-    return _table(
+def _incidents(what: str, groups: dict[str, Score]) -> Table:
+    return Table(
+        f"By {what}",
         (what, "found", "of all", "kind right", "median delay", "p90 delay", "right action", "too strong"),
-        [
+        tuple(
             (
                 name,
                 *(_of(MEASURES[measure](group)) for measure in ("recall", "recall_all", "kind_right")),
@@ -147,7 +182,7 @@ def _incidents(what: str, groups: dict[str, Score]) -> str:
                 *(_of(MEASURES[measure](group)) for measure in ("right_action", "over_action")),
             )
             for name, group in groups.items()
-        ],
+        ),
     )
 
 
@@ -185,12 +220,13 @@ def _delays(score: Score) -> dict[str, float | None]:
     return {"median": score.delay(50), "p90": score.delay(90)}
 
 
-def _basis(row: Row) -> str:
+def basis(row: Row) -> str:
+    """What a row's numbers are made from."""
     score = row.score
     usd = _value(MEASURES["usd"](score), _usd)
     return (
         f"{len(score.material)} material incidents (of {len(score.incidents)}), ${usd} each if nothing is done; "
-        f"{len(score.lookalikes)} look-alikes; {score.key_days:,.0f} key-days; trials: {len(row.trials)}.\n"
+        f"{len(score.lookalikes)} look-alikes; {score.key_days:,.0f} key-days; trials: {len(row.trials)}."
     )
 
 
@@ -233,14 +269,3 @@ def _duration(seconds: float | None) -> str:
         if abs(seconds) < most:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds / 3600:.0f} h"
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(2, *map(len, column)) for column in zip(head, *rows, strict=True)]
-    rules = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
-        return f"| {' | '.join(padded)} |\n"
-
-    return "".join(map(line, (head, rules, *rows)))

@@ -1,0 +1,29 @@
+"""The documents that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from schemas.directory import Directory
+from schemas.policy import Policy
+from schemas.prices import PriceEntry, PriceList
+from stream.documents import read_document, recommended
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+prices_option = click.option("--prices", type=FILE, help="Price overrides (prices.json) over the built-in price table.")
+directory_option = click.option("--directory", type=FILE, help="What you know of tenants and keys (JSON or YAML).")
+policy_option = click.option("--policy", type=FILE, help="What to do about incidents (YAML); else the recommended policy.")
+
+
+def policy_of(path: Path | None) -> Policy:
+    return recommended() if path is None else read_document(path, Policy)
+
+
+def directory_of(path: Path | None) -> Directory:
+    return Directory() if path is None else read_document(path, Directory)
+
+
+def prices_of(path: Path | None) -> list[PriceEntry]:
+    return [] if path is None else list(read_document(path, PriceList).root)
