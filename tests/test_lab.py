@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from examples.week import __main__ as week
 from stream.cli import main
 from stream.lab.baselines import BASELINES
 
@@ -95,6 +97,16 @@ def test_trials_pool_what_each_seed_and_background_gives(tmp_path: Path, folder:
     assert ours["trials"] == 4
     low, high = ours["measures"]["recall"]["interval"]
     assert 0 <= low <= ours["measures"]["recall"]["value"] <= high <= 1
+
+
+def test_the_sample_week_is_fresh(tmp_path: Path) -> None:
+    week.backtest(week.HERE, tmp_path)
+    for name in ("alerts.jsonl", "score.json", "report.html"):
+        assert (tmp_path / name).read_bytes() == (week.HERE / name).read_bytes(), name
+    week.simulate(tmp_path)
+    made, kept = (gzip.decompress((folder / "calls.ndjson.gz").read_bytes()).splitlines() for folder in (tmp_path, week.HERE))
+    assert len(made) == len(kept)
+    assert len(set(made) ^ set(kept)) <= len(kept) // 500  # the last digit of a logarithm differs between processors
 
 
 @pytest.mark.parametrize(
