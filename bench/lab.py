@@ -20,34 +20,36 @@ DAYS, KEYS, COUNT = 14.0, 60, 20
 PANE_S = 5
 
 
-def timed(work: Callable[[], None]) -> float:
+def timed(work: Callable[[], object]) -> float:
     began = time.process_time()
     work()
     return time.process_time() - began
+
+
+def measured(trace: Path | None) -> str:
+    """One line about one background."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+
+        def simulate() -> None:
+            for _ in simulated(1, drawn(1, COUNT), trace, KEYS, DAYS).write(folder):
+                pass
+
+        made = timed(simulate)
+        calls = (folder / "calls.ndjson").read_bytes().count(b"\n")
+        played = timed(lambda: backtest(folder / "calls.ndjson", [], Directory(), [recommended()], folder))
+        panes = DAYS * 86_400 / PANE_S
+        return (
+            f"{trace.name if trace else 'built-in'}: {calls:,} calls simulated and written at {calls / made:,.0f}/s, "
+            f"backtest {calls / played:,.0f}/s, {played / panes * 1e6:.0f} us per 5-s pane"
+        )
 
 
 def main() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     print(f"{platform.machine()}, Python {platform.python_version()}, numpy {version('numpy')}, numba {version('numba')}")
     for trace in (None, *map(Path, sys.argv[1:])):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-
-            def simulate(trace: Path | None = trace, folder: Path = folder) -> None:
-                for _ in simulated(1, drawn(1, COUNT), trace, KEYS, DAYS).write(folder):
-                    pass
-
-            def play(folder: Path = folder) -> None:
-                backtest(folder / "calls.ndjson", [], Directory(), [recommended()], folder)
-
-            made = timed(simulate)
-            calls = (folder / "calls.ndjson").read_bytes().count(b"\n")
-            played = timed(play)
-            panes = DAYS * 86_400 / PANE_S
-            print(
-                f"{trace.name if trace else 'built-in'}: {calls:,} calls simulated at {calls / made:,.0f}/s, "
-                f"backtest {calls / played:,.0f}/s, {played / panes * 1e6:.0f} us per 5-s pane"
-            )
+        print(measured(trace))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from bench import nab
+from bench import lab, nab
 from stream.documents import recommended
 from stream.lab.baselines import BASELINES
 from stream.lab.scenarios import table
@@ -56,6 +56,15 @@ source); all they do is notify. The packaged policy is armed. Make it your own: 
 ```
 
 The half that is kept back was not scored here. What the dummies and the scale mean: `python -m bench.nab --help`.
+
+## What it costs
+
+On one core (`python -m bench.lab TRACE`). Two weeks have 241,920 panes, whatever the number of calls, and with this few calls
+a second a backtest takes as long as its panes.
+
+```
+{cost}
+```
 """
 SCENARIOS = """\
 # Scenarios
@@ -73,16 +82,17 @@ by `python -m bench.quality`.
 @click.argument("corpus", metavar="NAB", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(traces: Path, corpus: Path) -> None:
     Path("docs/scenarios.md").write_text(SCENARIOS.format(table=table()))
+    cost = "\n".join(lab.measured(trace) for trace in (None, traces / REAL[0]))
     backgrounds = {"built-in": None} | {name.split("_")[0]: traces / name for name in REAL}
     made = trials(SEEDS, list(backgrounds.values()), TRAFFIC, {OURS: recommended()}, os.cpu_count() or 1)
     with click.progressbar(made, length=len(SEEDS) * len(backgrounds), label="trials") as bar:
         done = list(bar)
     rows = together(done)
     one = {name: together(done[n * len(SEEDS) : (n + 1) * len(SEEDS)])[0] for n, name in enumerate(backgrounds)}
-    Path("docs/quality.md").write_text(page(rows, one, scored(corpus)))
+    Path("docs/quality.md").write_text(page(rows, one, scored(corpus), cost))
 
 
-def page(rows: list[Row], backgrounds: dict[str, Row], nab_said: str) -> str:
+def page(rows: list[Row], backgrounds: dict[str, Row], nab_said: str, cost: str) -> str:
     ours = rows[0].score
     found, disturbed = summary([Row(f"{OURS}, {name}", row.trials, row.chance) for name, row in backgrounds.items()])
     each = [Table(f"{table.title}, by background", table.header, table.rows) for table in (found, disturbed)]
@@ -101,6 +111,7 @@ def page(rows: list[Row], backgrounds: dict[str, Row], nab_said: str) -> str:
         legend=LEGEND,
         rules="\n".join(f"- **{rule.name}**: {rule.says} ({rule.source})" for rule in BASELINES),
         nab=nab_said,
+        cost=cost,
     )
 
 
