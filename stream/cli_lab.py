@@ -13,15 +13,17 @@ from schemas.batch import NANO
 from schemas.policy import Policy
 from stream.cli_options import FILE, directory_of, directory_option, policy_of, policy_option, prices_of, prices_option
 from stream.lab.alerts import Alert
+from stream.lab.backtest import File, Source, Topic, difference
 from stream.lab.backtest import backtest as play
-from stream.lab.backtest import difference
 from stream.lab.labels import Labels
 from stream.lab.report import report
 from stream.lab.scenarios import SCENARIOS
 from stream.lab.simulate import drawn, simulated
 from stream.lab.tables import LEGEND, Row, Table, basis, by_kind, by_lookalike, by_scenario, summary, to_json
+from stream.lab.topic import SCHEME, BadSpan, Span, recorded
 from stream.lab.trials import Traffic, standings, together
 from stream.lab.trials import trials as run
+from stream.settings import KafkaSettings
 
 SHOWN = 20
 """Of the alerts that only one policy gives."""
@@ -68,7 +70,7 @@ def simulate(
 
 
 @click.command()
-@click.argument("source", type=FILE)
+@click.argument("source")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for what it writes.")
 @prices_option
 @directory_option
@@ -76,7 +78,7 @@ def simulate(
 @click.option("--against", type=FILE, help="A second policy: which alerts does only one of the two give?")
 @click.option("--labels", type=FILE, help="What really happened, as `simulate` writes it: scores the alerts, and rivals.")
 def backtest(
-    source: Path,
+    source: str,
     out: Path,
     prices: Path | None,
     directory: Path | None,
@@ -84,13 +86,16 @@ def backtest(
     against: Path | None,
     labels: Path | None,
 ) -> None:
-    """Run SOURCE (NDJSON, .gz too) through the same pipeline in event time; nothing is sent.
+    """Run SOURCE through the same pipeline in event time; nothing is sent.
+
+    SOURCE is an NDJSON file (.gz too), or kafka:TOPIC@FROM..TO (BURNGUARD_KAFKA_...), such as kafka:usage@2026-11-01.. with
+    times in ISO 8601 or epoch seconds.
 
     OUT gets alerts.jsonl, report.html and quarantine.jsonl, with --labels also score.json, with --against against.jsonl.
     """
     policies, truth, known = _policies(policy, against), Labels.read(labels) if labels else None, directory_of(directory)
     out.mkdir(parents=True, exist_ok=True)
-    played = play(source, prices_of(prices), known, list(policies.values()), out)
+    played = play(_sources(source), prices_of(prices), known, list(policies.values()), out)
     totals, ours = played.totals, played.played[0]
     ours.write(out / "alerts.jsonl")
     click.echo(f"calls        {totals.calls}")
@@ -106,7 +111,7 @@ def backtest(
     if truth is not None:
         rows = standings(list(policies), played, known, truth)
         tables = _show(rows, out)
-    (out / "report.html").write_text(report(ours, played, source.name, truth, tables))
+    (out / "report.html").write_text(report(ours, played, source.rpartition("/")[2], truth, tables))
     click.echo(f"report       {out / 'report.html'}")
 
 
@@ -141,6 +146,21 @@ def trials(
     made = run(numbers, places, Traffic(keys, days, count), _policies(policy, against), os.cpu_count() or 1)
     with click.progressbar(made, length=len(numbers) * len(places), label="trials") as bar:
         _show(together(list(bar)), out)
+
+
+def _sources(source: str) -> Sequence[Source]:
+    """Raises Unreachable, SettingsError."""
+    if not source.startswith(SCHEME):
+        path = Path(source)
+        if not path.exists() or path.is_dir():
+            raise click.BadParameter(f"{source}: {'a folder' if path.is_dir() else 'no such file'}", param_hint="SOURCE")
+        return [File(path)]
+    try:
+        span = Span.read(source)
+    except BadSpan as error:
+        raise click.BadParameter(str(error), param_hint="SOURCE") from error
+    settings = KafkaSettings()
+    return [Topic(settings, span.topic, part) for part in recorded(settings, span)]
 
 
 def _policies(policy: Path | None, against: Path | None) -> dict[str, Policy]:

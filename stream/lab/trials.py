@@ -14,7 +14,7 @@ from schemas.directory import Directory
 from schemas.policy import Policy
 from schemas.prices import PriceList
 from stream.documents import read_document
-from stream.lab.backtest import Backtest, backtest
+from stream.lab.backtest import Backtest, File, backtest
 from stream.lab.baselines import BASELINES
 from stream.lab.labels import Labels
 from stream.lab.score import Score, by_chance, pool, score
@@ -47,7 +47,7 @@ def trial(seed: int, background: Path | None, traffic: Traffic, policies: Mappin
             pass
         prices = read_document(folder / "prices.json", PriceList)
         directory = read_document(folder / "directory.json", Directory)
-        played = backtest(folder / "calls.ndjson", list(prices.root), directory, list(policies.values()), folder)
+        played = backtest([File(folder / "calls.ndjson")], list(prices.root), directory, list(policies.values()), folder)
         return standings(list(policies), played, directory, made.labels)
 
 
