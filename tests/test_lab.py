@@ -114,6 +114,9 @@ def test_the_sample_week_is_fresh(tmp_path: Path) -> None:
     [
         (("trials", "--out", "o", "--seeds", "8-1"), "give FIRST-LAST"),
         (("trials", "--out", "o", "--seeds", "x"), "give FIRST-LAST"),
+        (("trials", "--out", "o", "--seeds", "²-3"), "give FIRST-LAST"),
+        (("trials", "--out", "o", "--seeds", "1-99999999999999999999"), "give FIRST-LAST"),
+        (("simulate", "--out", "o", "--days", "nan"), "nan is no number"),
         (("simulate", "--out", "o", "--scenario", "nothing"), "'nothing' is not one of"),
     ],
 )

@@ -231,5 +231,19 @@ def test_a_file_that_is_neither_trace_nor_events_is_refused_in_a_sentence(tmp_pa
     assert "odd.csv: neither a trace that is known nor usage events" in said.output
 
 
+def test_a_background_without_a_call_is_refused_and_a_broken_line_named(tmp_path: Path, plain: Path) -> None:
+    path = tmp_path / "calls.ndjson"
+    for text in ("", "\n"):
+        path.write_text(text)
+        said = command("--out", tmp_path / "o", "--background", path)
+        assert (said.exit_code, "calls.ndjson: is empty" in said.output) == (1, True)
+    first, second, *_ = (plain / "calls.ndjson").read_text().splitlines()
+    path.write_text(f"{first}\n\n{second}\n")
+    assert command("--out", tmp_path / "o", "--background", path, "--count", 0).exit_code == 0
+    path.write_text(f"{first}\n\n{second[:40]}\n")
+    said = command("--out", tmp_path / "o", "--background", path)
+    assert (said.exit_code, "usage events: line 3: " in said.output) == (1, True)
+
+
 def test_the_page_of_scenarios_is_fresh() -> None:
     assert table() in Path("docs/scenarios.md").read_text()
