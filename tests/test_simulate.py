@@ -104,6 +104,16 @@ def test_every_line_is_a_usage_event_and_every_price_of_the_background_is_known(
     assert arrived == sorted(arrived)
 
 
+def test_every_label_has_calls_and_keys_of_its_own() -> None:
+    for seed in range(20, 26):
+        made = simulated(seed, SCENARIOS, None, 80, 2.0)
+        of: Counter[tuple[str, str]] = Counter()
+        for label in made.labels.labels:
+            assert label.end > label.start or label.scenario == "b_price_change", (seed, label)
+            of.update((label.tenant, key) for key in label.key_ids)
+        assert max(of.values()) == 1
+
+
 def test_nothing_happens_before_the_labels_count(tmp_path: Path, plain: Path) -> None:
     labels = written(tmp_path, 5, ["leak_fast"])
     assert labels.scored_from - 1_788_739_200.0 == DAYS * 43_200

@@ -43,6 +43,11 @@ class Planted:
     budgets: dict[str, float] = field(default_factory=dict)
     prices: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def happened(self) -> bool:
+        """Whether any call or price is not as it was."""
+        return any(map(len, (self.added, self.changed, self.gone, self.prices)))
+
 
 @dataclass(frozen=True, slots=True)
 class Scenario:

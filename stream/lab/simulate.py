@@ -24,6 +24,8 @@ START = 1_788_739_200.0
 LEARNT = 0.5
 """The part of the time in which nothing happens yet: what a baseline may learn from."""
 MATERIAL_USD, TRIFLE_USD = 5.0, 2.0
+TRIES = 20
+"""On how many keys a scenario is tried before it is left out: of some it changes no call, or keys that others have."""
 POINTS = 100
 """Of a label's curve, at most."""
 
@@ -110,16 +112,21 @@ class Staging:
         weights = np.where(self._free, scenario.wants(self._keys), 0.0)
         if scenario.whole_tenant:
             weights = weights * self._whole_and_small()
-        if not weights.sum():
-            return None
-        key = self._background.keys[int(self._rng.choice(len(weights), p=weights / weights.sum()))]
-        at = self._time(scenario, key)
-        planted = scenario.plant(Scene(self._rng, self._background, self._prices, key, at))
-        taken = {key.number, *(k.number for k in planted.keys)}
-        if scenario.whole_tenant:
-            taken |= {k.number for k in self._background.keys if k.tenant == key.tenant}
-        self._free[[number for number in taken if number < len(self._free)]] = False
-        return planted
+        for _ in range(TRIES):
+            if not weights.sum():
+                break
+            key = self._background.keys[int(self._rng.choice(len(weights), p=weights / weights.sum()))]
+            at = self._time(scenario, key)
+            planted = scenario.plant(Scene(self._rng, self._background, self._prices, key, at))
+            taken = {key.number, *(k.number for k in planted.keys)}
+            if scenario.whole_tenant:
+                taken |= {k.number for k in self._background.keys if k.tenant == key.tenant}
+            here = [number for number in taken if number < len(self._free)]
+            if planted.happened and self._free[here].all():
+                self._free[here] = False
+                return planted
+            weights[key.number] = 0.0
+        return None
 
     def _time(self, scenario: Scenario, key: Key) -> float:
         """When it starts: in the second half, early enough to end in time."""
