@@ -23,7 +23,7 @@ from stream.documents import read_document
 from stream.lab.labels import Label, Labels
 from stream.lab.scenarios import SCENARIOS, table
 from stream.lab.scene import DEAR
-from stream.lab.simulate import drawn, simulated
+from stream.lab.simulate import Simulated, drawn, simulated
 from stream.pricing import PriceBook
 from stream.sources import LineReader, read_file
 
@@ -49,6 +49,12 @@ def usd(folder: Path) -> float:
         total += int(cost[seen.first_seen(batch.event)].sum())
     assert not reader.quarantined
     return total / NANO
+
+
+def events_of(made: Simulated, folder: Path) -> list[dict[str, Any]]:
+    for _ in made.write(folder):
+        pass
+    return events(folder)
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
@@ -105,13 +111,65 @@ def test_every_line_is_a_usage_event_and_every_price_of_the_background_is_known(
 
 
 def test_every_label_has_calls_and_keys_of_its_own() -> None:
-    for seed in range(20, 26):
-        made = simulated(seed, SCENARIOS, None, 80, 2.0)
+    for seed in range(20, 24):
+        made = simulated(seed, SCENARIOS, None, 60, 2.0)
         of: Counter[tuple[str, str]] = Counter()
         for label in made.labels.labels:
             assert label.end > label.start or label.scenario == "b_price_change", (seed, label)
             of.update((label.tenant, key) for key in label.key_ids)
         assert max(of.values()) == 1
+
+
+def test_what_happens_to_a_whole_tenant_leaves_keys_for_the_rest() -> None:
+    assert len(simulated(40, SCENARIOS, None, 80, 4.0).left_out) < 5
+
+
+def test_no_field_alone_gives_an_incident_away(tmp_path: Path) -> None:
+    """What ordinary calls never say, a detector could find without looking at anything else."""
+    rows = events_of(simulated(5, [], None, 40, 2.0), tmp_path)
+    said = {name for row in rows for name in row}
+    assert {"requested_model", "reasoning_tokens", "response_cache"} <= said
+    assert any(row["attempt"] > 1 for row in rows)
+    prompts = Counter(row["prompt_fingerprint"] for row in rows)
+    assert 0.01 < sum(count for count in prompts.values() if count > 2) / len(rows) < 0.5
+    ids = [row["event_id"] for row in events_of(simulated(5, SCENARIOS, None, 40, 2.0), tmp_path)]
+    assert abs(np.corrcoef(np.arange(len(ids)), np.argsort(np.argsort(ids)))[0, 1]) < 0.1
+
+
+def test_what_is_planted_is_flushed_with_all_else() -> None:
+    for seed in range(4):
+        made = simulated(seed, ONE["spend_spike"] + ONE["agent_pingpong"], None, 40, 2.0)
+        for label in made.labels.labels:
+            own = made.calls["key"] == made.words.keys.index((label.tenant, label.key_ids[0]))
+            arrived = np.round(made.calls["arrival_ts"] % 10, 1)
+            before = np.unique(arrived[own & (made.calls["ts"] < label.start - 20)])
+            after = arrived[own & (made.calls["ts"] > label.start)]
+            assert len(before) > 20 or np.isin(after, before).mean() > 0.9, (seed, label.scenario)
+
+
+def test_embeddings_have_no_answers_and_what_is_refused_no_tokens(tmp_path: Path) -> None:
+    for seed in range(2):
+        for row in events_of(simulated(seed, SCENARIOS, None, 30, 2.0), tmp_path):
+            assert row["operation"] == "chat" or (row["output_tokens"] == 0 and "claude" not in row["model"])
+            assert row["status"] in (200, 499) or row["input_tokens"] == 0
+
+
+def test_a_retry_comes_after_what_it_repeats(tmp_path: Path) -> None:
+    for seed in (1, 19, 21):  # with clocks that are behind
+        rows = events_of(simulated(seed, ONE["retry_storm_parse"], None, 30, 2.0), tmp_path)
+        tried = Counter(row["prompt_fingerprint"] for row in rows if row["attempt"] == 1)
+        first = {row["prompt_fingerprint"]: row["ts"] for row in rows if row["attempt"] == 1}
+        once = [row for row in rows if row["attempt"] > 1 and tried[row["prompt_fingerprint"]] == 1]
+        assert once and all(row["ts"] > first[row["prompt_fingerprint"]] for row in once), seed
+
+
+def test_a_jumping_clock_is_labelled_for_when_it_jumped() -> None:
+    for seed in range(9, 12):
+        usual = {call["call"]: call["ts"] for call in simulated(seed, [], None, KEYS, DAYS).calls}
+        jumped = simulated(seed, ONE["b_clock_skew"], None, KEYS, DAYS)
+        (label,) = jumped.labels.labels
+        moved = jumped.calls[[abs(usual[call["call"]] - call["ts"]) > 1 for call in jumped.calls]]
+        assert label.start - 60 <= moved["arrival_ts"].min() <= moved["arrival_ts"].max() <= label.end + 400
 
 
 def test_nothing_happens_before_the_labels_count(tmp_path: Path, plain: Path) -> None:

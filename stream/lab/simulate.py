@@ -137,10 +137,10 @@ class Staging:
         return float(self._rng.uniform(self._from, latest))
 
     def _whole_and_small(self) -> F64:
-        """0 for the keys of a tenant that something happens to already; small tenants more often."""
+        """0 for the keys of a tenant that something happens to already, or that has most keys; small tenants more often."""
         tenants = np.array([key.tenant for key in self._background.keys])
         _, which, size = np.unique(tenants, return_inverse=True, return_counts=True)
-        whole = np.ones(len(size), np.bool_)
+        whole = size <= max(len(tenants) / 5, size.min())
         whole[which[~self._free]] = False
         return np.asarray(whole[which] / size[which] ** 2.0)
 
@@ -165,7 +165,7 @@ class Staging:
             key_ids=(WHOLE_TENANT,) if whole else tuple(sorted({key.key_id for key in planted.keys})),
             start=round(max(start, self._from), 3),
             end=round(end, 3),
-            material_at=round(max(float(when), self._from), 3),
+            material_at=round(min(max(float(when), start, self._from), max(end, self._from)), 3),
             material=scenario.kind is not None and (planted.free or total >= TRIFLE_USD),
             usd=total,
             action=scenario.action,

@@ -153,8 +153,7 @@ def _of_client(rng: np.random.Generator, words: Words, key: Key, requests: Calls
         session = np.unique(requests["session"], return_inverse=True)[1]
     else:
         session = np.cumsum(rng.random(len(calls)) < 0.4)
-    dress(rng, words, key, calls, session)
-    return calls
+    return dress(rng, words, key, calls, session)
 
 
 def _events(rng: np.random.Generator, name: str, lines: list[str]) -> Background:

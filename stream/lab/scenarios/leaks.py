@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from stream.lab.calls import Calls
+from schemas.batch import ABSENT
+from stream.lab.calls import OPERATIONS, Calls
 from stream.lab.population import DAY_S, HOUR_S, MODELS, arrivals
 from stream.lab.scene import MOST_CALLS, Planted, Scene, busy, chatting, minutes, planted, ramp
 
@@ -33,6 +34,9 @@ def _probes(scene: Scene) -> Calls:
     calls = scene.strangers(scene.sized(scene.usual(int(scene.vary(6, 20))), 12, 1), 1, 1)
     every = [scene.words.model(*model) for models in MODELS.values() for model in models]
     calls["model"] = scene.rng.choice(every, len(calls))
+    calls["requested_model"] = np.where(calls["requested_model"] == ABSENT, ABSENT, calls["model"])
+    embeds = np.isin(calls["model"], [scene.words.model(*model) for model in MODELS["embedding"]])
+    calls["operation"] = np.where(embeds, OPERATIONS.index("embeddings"), OPERATIONS.index("chat"))
     refused = scene.rng.random(len(calls)) < 0.4
     calls["status"] = np.where(refused, scene.rng.choice([401, 403, 404], len(calls)), 200)
     calls["output_tokens"] = np.where(refused, 0, 1)

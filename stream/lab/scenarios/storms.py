@@ -12,13 +12,13 @@ from stream.lab.scene import MOST_CALLS, Planted, Scene, busy, planted
 def _again(scene: Scene, hours: float, tries: float, wait: float) -> Calls:
     """Every call of these hours some more times, `wait` seconds apart: the same prompt, the next attempt, billed."""
     own = scene.background.calls[scene.rows(hours)]
-    own = own[own["input_tokens"] > 0]
+    own = own[(own["input_tokens"] > 0) & (own["attempt"] <= 1)]
     more = np.minimum(scene.rng.poisson(tries, len(own)), 8)
     more = more if more.sum() <= MOST_CALLS else np.where(scene.rng.random(len(own)) < MOST_CALLS / more.sum(), more, 0)
     calls = np.repeat(own, more)
     attempt = np.arange(len(calls)) - np.repeat(np.cumsum(more) - more, more) + 1
     calls["attempt"] = attempt + 1
-    return scene.sent(calls, calls["ts"] + attempt * wait * scene.rng.uniform(0.9, 1.1, len(calls)))
+    return scene.sent(calls, calls["ts"] - scene.key.skew + attempt * wait * scene.rng.uniform(0.9, 1.1, len(calls)))
 
 
 @planted("retry_storm", "throttle", hours=9, wants=busy, awake=True)
