@@ -172,6 +172,56 @@ def test_a_jumping_clock_is_labelled_for_when_it_jumped() -> None:
         assert label.start - 60 <= moved["arrival_ts"].min() <= moved["arrival_ts"].max() <= label.end + 400
 
 
+def claims(folder: Path, rows: list[dict[str, Any]], prices: PriceBook) -> list[float]:
+    """What each call that claims a cost claims, over what it costs."""
+    decoder = Decoder()
+    batches = read_file(folder / "calls.ndjson", LineReader(decoder))
+    usd = [prices.cost(batch, decoder.models.names)[0] / NANO for batch in batches]
+    return [
+        row["cost_usd"] / cost
+        for row, cost in zip(rows, np.concatenate(usd), strict=True)
+        if row.get("cost_usd") and cost > 1e-6
+    ]
+
+
+def test_who_claims_what_a_call_cost_knows_a_new_price(tmp_path: Path) -> None:
+    for seed in (3, 4, 5):
+        rows = events_of(simulated(seed, ONE["b_price_change"], None, 30, DAYS), tmp_path)
+        prices = PriceBook(list(read_document(tmp_path / "prices.json", PriceList).root))
+        assert {round(share, 2) for share in claims(tmp_path, rows, prices)} == {1.0}
+
+
+def test_a_claim_in_your_own_events_follows_what_was_planted(tmp_path: Path, plain: Path) -> None:
+    yours = [{**row, "cost_usd": (row["input_tokens"] + row["output_tokens"]) * 1e-5} for row in events(plain)]
+    (tmp_path / "yours.ndjson").write_text("".join(json.dumps(row) + "\n" for row in yours))
+    made = simulated(5, ONE["prompt_bloat_step"], tmp_path / "yours.ndjson", KEYS, DAYS)
+    before = {row["event_id"]: row for row in yours}
+    grown = [r for r in events_of(made, tmp_path) if r["input_tokens"] > before[r["event_id"]]["input_tokens"]]
+    assert grown and all(row["cost_usd"] > 1.5 * before[row["event_id"]]["cost_usd"] for row in grown)
+
+
+def test_a_budget_does_not_name_the_tenant_that_burns(tmp_path: Path) -> None:
+    known = simulated(3, ONE["budget_burn"], None, 60, 4.0).directory["tenants"]
+    assert 0.2 < sum("monthly_budget_usd" in tenant for tenant in known) / len(known) < 0.9
+
+
+def test_a_resold_key_gets_hundreds_of_users_and_ci_a_new_runner_of_one_country_each_time(tmp_path: Path) -> None:
+    for seed in range(3):
+        (label,) = (made := simulated(seed, ONE["leak_proxy_resale"], None, 30, 4.0)).labels.labels
+        own = during(events_of(made, tmp_path), label)
+        assert len({row["user_id"] for row in own if "user_id" in row}) > 120
+    (label,) = (made := simulated(5, ONE["ci_prod_key"], None, KEYS, 4.0)).labels.labels
+    runs = [row for row in during(events_of(made, tmp_path), label) if row["user_agent"] == "pytest-llm/2"]
+    assert len({row["country"] for row in runs}) == 1 and len({row["client_ip"] for row in runs}) > 9
+
+
+def test_what_times_out_fails_before_it_is_tried_again(tmp_path: Path) -> None:
+    (label,) = (made := simulated(5, ONE["retry_storm_timeout"], None, KEYS, DAYS)).labels.labels
+    own = during(events_of(made, tmp_path), label)
+    again = {row["prompt_fingerprint"] for row in own if row["attempt"] > 1}
+    assert {r["status"] for r in own if r["prompt_fingerprint"] in again and r["attempt"] == 1 and "session_id" in r} == {499}
+
+
 def test_nothing_happens_before_the_labels_count(tmp_path: Path, plain: Path) -> None:
     labels = written(tmp_path, 5, ["leak_fast"])
     assert labels.scored_from - 1_788_739_200.0 == DAYS * 43_200

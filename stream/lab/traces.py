@@ -211,4 +211,5 @@ def _key_of(rng: np.random.Generator, words: Words, event: Any, number: int) -> 
         agents=np.array([words.text(event.user_agent or "python")], np.int32),
         feature=ABSENT if event.feature is None else words.text(event.feature),
         environment=ABSENT if event.environment is None else words.text(event.environment),
+        claims=event.cost_usd is not None,
     )

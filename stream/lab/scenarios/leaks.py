@@ -58,11 +58,12 @@ def leak_slow(scene: Scene) -> Planted:
     return Planted([scene.key], scene.sessions(added, max(1, len(added) // 10)))
 
 
-@planted("leaked_key", "rotate", hours=9, wants=chatting)
+@planted("leaked_key", "rotate", hours=14, wants=chatting)
 def leak_proxy_resale(scene: Scene) -> Planted:
     """A resold key: users, addresses and countries double every 25-80 min, each of them light."""
-    hours, doubling = scene.vary(4, 9), scene.vary(25, 80) / 60
-    grown = np.minimum(2 ** (minutes(hours) / doubling), scene.vary(300, 4_000))
+    users, doubling = scene.vary(150, 4_000), scene.vary(25, 65) / 60
+    hours = min(np.log2(users) * doubling + scene.vary(0.1, 2), 14)
+    grown = np.minimum(2 ** (minutes(hours) / doubling), users)
     per_hour = grown * scene.vary(2, 12)
     per_hour *= min(1.0, MOST_CALLS / (per_hour.sum() / 60))
     at = arrivals(scene.rng, per_hour, scene.at, 60.0)
