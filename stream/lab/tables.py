@@ -73,11 +73,6 @@ class Table:
         return "\n".join([f"### {self.title}", "", *(f"| {' | '.join(line)} |" for line in padded)])
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = [c.rjust(w) if n else c.ljust(w) for n, (c, w) in enumerate(zip(cells, widths, strict=True))]
-    return f"| {' | '.join(padded)} |"
-
-
 @dataclass(frozen=True)
 class Row:
     """A policy or a baseline, its score in every trial, and what the same alerts find by chance."""
