@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -27,7 +28,18 @@ from stream.settings import KafkaSettings
 
 SHOWN = 20
 """Of the alerts that only one policy gives."""
+MOST_SEEDS = 10_000
 NAMES = {scenario.name: scenario for scenario in SCENARIOS}
+
+
+class Days(click.FloatRange):
+    """A number of days; `nan` is none."""
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        days = float(super().convert(value, param, ctx))
+        if math.isnan(days):
+            self.fail("nan is no number of days", param, ctx)
+        return days
 
 
 def _listed(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
@@ -43,7 +55,7 @@ def _listed(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for what it writes.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="The same seed gives the same bytes.")
 @click.option("--background", type=FILE, help="A real trace, or your own usage events; else a built-in population.")
-@click.option("--days", type=click.FloatRange(1, 365), default=14.0, show_default=True, help="Not for your own events.")
+@click.option("--days", type=Days(1, 365), default=14.0, show_default=True, help="Not for your own events.")
 @click.option("--keys", type=click.IntRange(1, 100_000), default=60, show_default=True, help="Of the built-in population.")
 @click.option("--count", type=click.IntRange(0, 1_000), default=20, show_default=True, help="Scenarios to plant.")
 @click.option("--scenario", "names", type=click.Choice(list(NAMES)), multiple=True, metavar="NAME", help="This one instead.")
@@ -121,7 +133,7 @@ def backtest(
     "--seeds", metavar="FIRST-LAST", default="1-4", show_default=True, help="One trial for each, on each background."
 )
 @click.option("--background", "backgrounds", type=FILE, multiple=True, help="A real trace, or your own usage events.")
-@click.option("--days", type=click.FloatRange(1, 365), default=14.0, show_default=True)
+@click.option("--days", type=Days(1, 365), default=14.0, show_default=True)
 @click.option("--keys", type=click.IntRange(1, 100_000), default=60, show_default=True, help="Of the built-in population.")
 @click.option("--count", type=click.IntRange(1, 1_000), default=20, show_default=True, help="Scenarios in each trial.")
 @policy_option
@@ -138,8 +150,9 @@ def trials(
 ) -> None:
     """Simulate, backtest and score many times, on all cores: how good is a policy, give or take?"""
     first, _, last = seeds.partition("-")
-    if not (first.isdigit() and (last or first).isdigit() and int(first) <= int(last or first)):
-        raise click.BadParameter("give FIRST-LAST, such as 1-8", param_hint="--seeds")
+    decimal = first.isdecimal() and (last or first).isdecimal()
+    if not decimal or not 0 <= int(last or first) - int(first) < MOST_SEEDS:
+        raise click.BadParameter(f"give FIRST-LAST, such as 1-8, at most {MOST_SEEDS} of them", param_hint="--seeds")
     numbers = range(int(first), int(last or first) + 1)
     places = backgrounds or (None,)
     out.mkdir(parents=True, exist_ok=True)

@@ -157,6 +157,9 @@ def test_the_sample_week_is_fresh(tmp_path: Path) -> None:
         (("trials", "--out", "o", "--seeds", "x"), "give FIRST-LAST"),
         (("backtest", "kafka:usage@yesterday..", "--out", "o"), "'yesterday' is neither an ISO 8601 time nor epoch seconds"),
         (("backtest", "nothing.ndjson", "--out", "o"), "nothing.ndjson: no such file"),
+        (("trials", "--out", "o", "--seeds", "²-3"), "give FIRST-LAST"),
+        (("trials", "--out", "o", "--seeds", "1-99999999999999999999"), "give FIRST-LAST"),
+        (("simulate", "--out", "o", "--days", "nan"), "nan is no number"),
         (("simulate", "--out", "o", "--scenario", "nothing"), "'nothing' is not one of"),
     ],
 )

@@ -27,6 +27,11 @@ class Spent:
     usd: I64
     calls: I64
 
+    def between(self, first: float, last: float) -> Spent:
+        """What was spent from `first` to `last`, epoch seconds."""
+        keep = (self.minute >= first // MINUTE_S) & (self.minute <= last // MINUTE_S)
+        return Spent(self.names, self.key[keep], self.minute[keep], self.usd[keep], self.calls[keep])
+
     def of_key(self, key: int) -> tuple[I64, I64]:
         """(minutes, nano-dollars) of one key."""
         lo, hi = np.searchsorted(self.key, [key, key + 1])
