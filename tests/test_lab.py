@@ -130,12 +130,11 @@ def test_a_topic_that_is_not_there_is_said(broker: Reachable, topic_prefix: str,
     assert f"{topic_prefix}-none: there is no such topic" in said.output
 
 
-def test_trials_pool_what_each_seed_and_background_gives(tmp_path: Path, folder: Path) -> None:
-    backgrounds = ("--background", folder / "calls.ndjson", "--background", folder / "calls.ndjson")
-    said = burnguard("trials", "--out", tmp_path, "--seeds", "1-2", "--count", 3, *backgrounds)
+def test_trials_pool_what_each_seed_gives(tmp_path: Path, folder: Path) -> None:
+    said = burnguard("trials", "--out", tmp_path, "--seeds", "1-2", "--count", 3, "--background", folder / "calls.ndjson")
     assert said.exit_code == 0, said.output
     ours = scores(tmp_path, "")["burnguard"]
-    assert ours["trials"] == 4
+    assert ours["trials"] == 2
     low, high = ours["measures"]["recall"]["interval"]
     assert 0 <= low <= ours["measures"]["recall"]["value"] <= high <= 1
 
