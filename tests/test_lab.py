@@ -173,3 +173,11 @@ def test_labels_of_something_else_are_refused_by_name(folder: Path) -> None:
     result = burnguard("backtest", folder / "calls.ndjson", "--out", folder / "x", "--labels", folder / "directory.json")
     assert result.exit_code == 1
     assert "directory.json: no labels as `burnguard simulate` writes them" in result.output
+
+
+def test_labels_of_another_file_are_refused(folder: Path) -> None:
+    other = (folder / "labels.json").read_text().replace('"tenant": "', '"tenant": "other-')
+    (folder / "other.json").write_text(other)
+    result = burnguard("backtest", folder / "calls.ndjson", "--out", folder / "x", "--labels", folder / "other.json")
+    assert result.exit_code == 1
+    assert "other.json: none of its keys makes a call in" in result.output
