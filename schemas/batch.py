@@ -18,6 +18,7 @@ I32: TypeAlias = NDArray[np.int32]
 I64: TypeAlias = NDArray[np.int64]
 U8: TypeAlias = NDArray[np.uint8]
 U64: TypeAlias = NDArray[np.uint64]
+F64: TypeAlias = NDArray[np.float64]
 
 ABSENT = -1
 """What a token column holds where the event did not say: unknown, never 0."""

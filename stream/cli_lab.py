@@ -190,8 +190,8 @@ def _policies(policy: Path | None, against: Path | None) -> dict[str, Policy]:
 
 def _show(rows: Sequence[Row], out: Path) -> list[Table]:
     """Print and write the score; the tables."""
-    ours = [table for row in rows[:1] for table in (by_kind(row.score), by_scenario(row.score), by_lookalike(row.score))]
-    tables = [*summary(rows), *ours]
+    ours = rows[0].score
+    tables = [*summary(rows), by_kind(ours), by_scenario(ours), by_lookalike(ours)]
     (out / "score.json").write_bytes(to_json(rows))
     click.echo("\n" + "\n\n".join([basis(rows[0]), *(table.markdown() for table in tables), LEGEND]))
     return tables

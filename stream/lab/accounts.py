@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.batch import I64, Ms
+from schemas.batch import F64, I64, Ms
 from schemas.incidents import Incident, News
 from schemas.signals import WHOLE_TENANT
 from stream.lab.labels import Label, Labels
-from stream.lab.savings import F64, MINUTE, Minutes, Refused, per_minute
+from stream.lab.savings import Minutes, Refused, per_minute
+from stream.windows import MINUTE
 
 AROUND: Ms = 20 * MINUTE
 """At least so much before and after an incident belongs to its account."""

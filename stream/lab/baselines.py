@@ -14,14 +14,13 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from schemas.batch import I64, NANO
+from schemas.batch import F64, I64, NANO
 from schemas.directory import Directory
 from schemas.policy import Severity
 from schemas.signals import identity
 from stream.lab.alerts import Alert
 from stream.lab.spending import MINUTE_S, Spent
 
-F64 = NDArray[np.float64]
 Holds = NDArray[np.bool_]
 HOUR, DAY, MONTH = 60, 1440, 43_200
 """In minutes."""

@@ -10,10 +10,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.batch import ABSENT, I32, I64, SERVICE_TIERS, Batch
+from schemas.batch import ABSENT, F64, I32, I64, SERVICE_TIERS, Batch
 from stream.pricing import PriceBook
 
-F64: TypeAlias = NDArray[np.float64]
 Rows: TypeAlias = NDArray[np.intp]
 Calls: TypeAlias = NDArray[np.void]
 """Rows of CALL."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.batch import I64, Ms
-from stream.lab.savings import F64, MINUTE
+from schemas.batch import F64, I64, Ms
+from stream.windows import MINUTE
 
 WIDE, HIGH = 1000, 100
 MINUTES = (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10080, 20160, 43200)

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.batch import I64, NANO, Ms
+from schemas.batch import F64, I64, NANO, Ms
 from stream.lab import charts, prose
 from stream.lab.accounts import Account
 from stream.lab.charts import Span, Word
 from stream.lab.labels import Label, Labels
-from stream.lab.savings import F64, MINUTE, in_force_until
+from stream.lab.savings import in_force_until
 from stream.lab.spending import Spent
 from stream.lab.tables import Table
+from stream.windows import MINUTE
 
 STORIES = 12
 """How many incidents are told at length, dearest first."""

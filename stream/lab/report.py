@@ -14,9 +14,10 @@ from stream.lab.accounts import Account, accounts, missed, over_normal
 from stream.lab.backtest import Backtest, Played
 from stream.lab.labels import Labels
 from stream.lab.pictures import MOST_ROWS, STORIES, by_day, by_tenant, evidence, overview
-from stream.lab.savings import MINUTE, Balance, Minutes, balance, refusals
+from stream.lab.savings import Balance, Minutes, balance, refusals
 from stream.lab.spending import Spent
 from stream.lab.tables import Table
+from stream.windows import MINUTE
 
 LINES = 150
 """How many incidents beside those STORIES have a line; also the longest score table."""

@@ -12,17 +12,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from schemas.batch import I64, NANO, Ms
+from schemas.batch import F64, I64, NANO, Ms
 from schemas.incidents import News
 from schemas.orders import Order
 from schemas.signals import WHOLE_TENANT, Evidence
 from stream.lab.labels import Label, Labels
 from stream.lab.spending import Spent
-
-F64 = NDArray[np.float64]
-MINUTE: Ms = 60_000
+from stream.windows import MINUTE
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from schemas.batch import ABSENT
-from stream.lab.calls import F64, OPERATIONS, Calls, Rows, Words, blank, cost, fingerprints
+from schemas.batch import ABSENT, F64
+from stream.lab.calls import OPERATIONS, Calls, Rows, Words, blank, cost, fingerprints
 from stream.lab.labels import RightAction
 from stream.lab.population import (
     AGENTS,

@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from schemas.batch import F64
 from schemas.prices import PriceEntry
 from schemas.signals import WHOLE_TENANT
-from stream.lab.calls import F64, Calls, Words, cost, encode
+from stream.lab.calls import Calls, Words, cost, encode
 from stream.lab.labels import Label, Labels
 from stream.lab.population import DAY_S, HOUR_S, Background, Key, between, population, repeated
 from stream.lab.scenarios import SCENARIOS

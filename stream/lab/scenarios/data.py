@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from stream.lab.population import HOUR_S
 from stream.lab.scene import Planted, Scene, busy, planted
 
 
@@ -37,4 +38,4 @@ def telemetry_gap(scene: Scene) -> Planted:
     hours = scene.vary(0.3, 4)
     rows = scene.rows(hours, keys=keys)
     gone = rows[scene.rng.random(len(rows)) < scene.vary(0.6, 1.0)]
-    return Planted(keys, gone=gone, free=True, span=(scene.at, scene.at + hours * 3600))
+    return Planted(keys, gone=gone, free=True, span=(scene.at, scene.at + hours * HOUR_S))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from schemas.batch import ABSENT
-from stream.lab.calls import F64, Calls
+from schemas.batch import ABSENT, F64
+from stream.lab.calls import Calls
 from stream.lab.population import HOUR_S
 from stream.lab.scene import Planted, Scene, busy, chatting, planted, talking
 
@@ -73,5 +73,5 @@ def tokenizer_inflation(scene: Scene) -> Planted:
     for name in _INPUT:
         calls[name] = np.where(calls[name] > 0, calls[name] * given, calls[name])
     calls["output_tokens"] = calls["output_tokens"] * answered
-    calls["reasoning_tokens"] = np.where(calls["reasoning_tokens"] > 0, calls["reasoning_tokens"] * answered, -1)
+    calls["reasoning_tokens"] = np.where(calls["reasoning_tokens"] > 0, calls["reasoning_tokens"] * answered, ABSENT)
     return Planted(keys, rows=rows, changed=calls)

@@ -20,7 +20,7 @@ def b_product_launch(scene: Scene) -> Planted:
 @planted(None, "none", hours=0)
 def b_nightly_batch(scene: Scene) -> Planted:
     """A dear batch at the same hour every night since the first."""
-    key, first = scene.key, scene.background.start + scene.rng.uniform(0, 24) * HOUR_S
+    first = scene.background.start + scene.rng.uniform(0, 24) * HOUR_S
     usd, lasts = scene.vary(5, 500), scene.vary(0.2, 3)
     nights = int((scene.background.end - first - lasts * HOUR_S) // DAY_S) + 1
     each = max(float(scene.usd(scene.usual(200)).mean()), 1e-6)
@@ -29,7 +29,7 @@ def b_nightly_batch(scene: Scene) -> Planted:
     for night in range(max(nights, 1)):
         at = first + night * DAY_S + np.sort(scene.rng.normal(0, 60) + scene.rng.uniform(0, lasts * HOUR_S, count))
         added.append(scene.sent(scene.one_session(scene.usual(count)), at))
-    return Planted([key], np.concatenate(added))
+    return Planted([scene.key], np.concatenate(added))
 
 
 @planted(None, "none", hours=0, wants=busy)

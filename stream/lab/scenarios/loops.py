@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from stream.lab.calls import F64, Calls, fingerprints, nearly
+from schemas.batch import F64
+from stream.lab.calls import Calls, fingerprints, nearly
 from stream.lab.population import HOUR_S
 from stream.lab.scene import MOST_CALLS, Planted, Scene, caching, planted, talking
 
