@@ -247,8 +247,8 @@ class Pipeline:
         keys, sums = self._open.take(slot)
         self._keys.add(keys, sums, slot)
         self._tenants.add(self._tenant_of[keys], sums, slot)
-        watched = sorted({int(row) for d in self._detectors for row in d.watched()}.difference(keys.tolist()))
-        judged = np.concatenate([keys, np.array(watched, np.int32)])
+        watched = np.array(sorted({int(row) for d in self._detectors for row in d.watched()}), np.int32)
+        judged = np.concatenate([keys, watched[~np.isin(watched, keys)]]) if len(watched) else keys
         pane = pane_of(self._keys, slot, judged, self._tenant_of[judged], sums)
         for detector in self._detectors:
             said = detector.judge(pane, self._names.keys.names)
@@ -261,7 +261,7 @@ class Pipeline:
         dearest = keys[np.argsort(-sums[:, USD], kind="stable")[:DEAREST]] if len(keys) > DEAREST else keys
         shown = np.array(sorted({*dearest.tolist(), *(int(row) for d in self._detectors for row in d.watched())}), np.int64)
         burning = sorted({int(row) for d in self._detectors for row in d.burning()})
-        tenants = np.array(sorted(set(self._tenant_of[keys].tolist())), np.int64)
+        tenants = np.unique(self._tenant_of[keys]).astype(np.int64)
         return Pulse(
             partition=self._partition,
             clock=(slot + 1) * SLICE,
