@@ -122,6 +122,23 @@ def test_a_topic_is_played_as_its_file_is_and_a_part_of_it_as_that_part(
     assert totals(part.output)[0].split() == ["calls", str(inside)]
 
 
+def test_a_topic_that_stops_short_of_its_end_is_said_and_not_waited_for(
+    broker: Reachable, topic_prefix: str, tmp_path: Path
+) -> None:
+    topic = f"{topic_prefix}-usage"
+    create(broker.bootstrap, topic, 1)
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "transactional.id": topic})
+    producer.init_transactions()
+    producer.begin_transaction()
+    producer.produce(topic, b"{}")
+    producer.flush()
+    environment = {"BURNGUARD_KAFKA_BOOTSTRAP": broker.bootstrap}
+    said = CliRunner().invoke(main, ["backtest", f"kafka:{topic}", "--out", str(tmp_path)], env=environment)
+    producer.abort_transaction()
+    assert said.exit_code == 1
+    assert f"{topic}-0: nothing came in 8 s after offset 0 of 1: no broker answers, or a transaction is open" in said.output
+
+
 def test_a_topic_that_is_not_there_is_said(broker: Reachable, topic_prefix: str, tmp_path: Path) -> None:
     environment = {"BURNGUARD_KAFKA_BOOTSTRAP": broker.bootstrap}
     arguments = ["backtest", f"kafka:{topic_prefix}-none", "--out", str(tmp_path)]

@@ -16,12 +16,11 @@ from kafka.errors import KafkaError
 from schemas.batch import Lines, Ms
 from stream.reach import PATIENCE_MS, Unreachable, admin, brief
 from stream.settings import KafkaSettings
+from stream.topics import UNKNOWN
 
 SCHEME = "kafka:"
 AT_ONCE = 20_000
 """Records that are decoded together."""
-UNKNOWN = 3
-"""Kafka's error code of a topic that does not exist."""
 
 
 class BadSpan(ValueError):
@@ -89,8 +88,11 @@ def lines(settings: KafkaSettings, topic: str, part: Recorded) -> Iterator[Lines
         try:
             consumer.assign([tp])
             consumer.seek(tp, part.begin)
-            while consumer.position(tp) < part.end:
+            while (at := consumer.position(tp)) < part.end:
                 fetched = consumer.poll(PATIENCE_MS, max_records=AT_ONCE).get(tp, [])
+                if not fetched and consumer.position(tp) == at:
+                    waited = f"nothing came in {PATIENCE_MS / 1000:.0f} s after offset {at} of {part.end}"
+                    raise Unreachable(f"{topic}-{part.partition}: {waited}: no broker answers, or a transaction is open")
                 wanted = [record for record in fetched if record.offset < part.end]
                 if wanted:
                     yield _lines(wanted)
