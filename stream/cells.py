@@ -1,0 +1,173 @@
+"""Hourly usage: a cell for every key, model, feature, operation, tier and hour, summed exactly and said as it changes."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from schemas.batch import I64, OTHER, Batch
+from schemas.rollup import MEASURES
+from schemas.snapshot import BadCheckpoint, Snapshot, number, of_numbers, records
+from stream.classes import classes
+from stream.windows import AHEAD, GUESSED, HOUR, USD
+
+WHO, WHAT, WHEN, SAID, VALUES = range(5)
+"""The words of a cell: key and model; feature, operation and tier; hour and `counted`; `calls` as last said; its measures."""
+WORDS = VALUES + len(MEASURES)
+CELL = np.dtype([(name, np.int64) for name in ("who", "what", "when", "said", *MEASURES)])
+REACH = 1
+"""Hours behind the clock's whose cells are in memory."""
+MOST_SAID = 20_000
+"""Cells said at a time: the ledger takes some 100,000 a second, and acts on nobody meanwhile."""
+
+
+@njit(cache=True, inline="always")
+def _place_of(who, what, when, mask):  # type: ignore[no-untyped-def]  # numba infers the types
+    h = np.uint64(who) * np.uint64(0x9E3779B185EBCA87)
+    h = (h ^ np.uint64(what)) * np.uint64(0xC2B2AE3D27D4EB4F)
+    h = (h ^ (h >> np.uint64(29)) ^ np.uint64(when)) * np.uint64(0x165667B19E3779F9)
+    return (h >> np.uint64(32)) & mask
+
+
+@njit(cache=True)
+def fold_calls(rows, when, named, inputs, outputs, searches, sums, now, cells, used, places):  # type: ignore[no-untyped-def]
+    """Add the calls `rows` to their cells. Returns (cells used, calls under a name OTHER).
+
+    A call whose hour is more than REACH before `now`, the clock's, has a cell of its hour that is `counted` now.
+    """
+    ts, clock = when
+    key, model, feature, operation, tier = named
+    mask = np.uint64(len(places) - 1)
+    others = 0
+    for i in rows:
+        at = clock[i] if ts[i] > clock[i] + AHEAD else ts[i]
+        hour = at // HOUR
+        who = np.int64(key[i]) << 32 | model[i]
+        what = np.int64(feature[i]) << 32 | operation[i] << 2 | tier[i]
+        whole = hour << 32 | (hour if hour >= now - REACH else now)
+        place = _place_of(who, what, whole, mask)
+        row = places[place] - 1
+        while row >= 0 and (cells[row, WHO] != who or cells[row, WHAT] != what or cells[row, WHEN] != whole):
+            place = (place + np.uint64(1)) & mask
+            row = places[place] - 1
+        if row < 0:
+            row = used
+            used += 1
+            places[place] = used
+            cells[row, :] = 0
+            cells[row, WHO] = who
+            cells[row, WHAT] = what
+            cells[row, WHEN] = whole
+        others += feature[i] == OTHER or operation[i] == OTHER
+        cells[row, VALUES] += 1
+        cells[row, VALUES + 1] += sums[i, USD]
+        cells[row, VALUES + 2] += sums[i, GUESSED]
+        counts = classes(i, inputs, outputs, searches)
+        for c in range(len(counts)):
+            cells[row, VALUES + 3 + c] += counts[c]
+    return used, others
+
+
+@njit(cache=True)
+def _enter(cells, used, places):  # type: ignore[no-untyped-def]
+    """Enter cells that differ from one another."""
+    mask = np.uint64(len(places) - 1)
+    for row in range(used):
+        place = _place_of(cells[row, WHO], cells[row, WHAT], cells[row, WHEN], mask)
+        while places[place]:
+            place = (place + np.uint64(1)) & mask
+        places[place] = row + 1
+
+
+class Cells:
+    """The cells of the clock's hour and the one before; what comes later than that has cells of its own.
+
+    A cell's values only grow, and it is never begun again: once its time is over it leaves, and a call of its hour that
+    comes even later is counted in another cell of that hour, told apart by `counted`. So whoever holds the largest
+    value of every cell holds exactly what the calls came to.
+    """
+
+    def __init__(self, most_said: int = MOST_SAID) -> None:
+        self._most_said = most_said
+        self._cells = np.zeros((1024, WORDS), np.int64)
+        self._places = np.zeros(2048, np.int32)
+        self._used = 0
+        self._next = 0
+
+    def __len__(self) -> int:
+        return self._used
+
+    def fold(self, batch: Batch, clock: I64, sums: I64, rows: NDArray[np.intp], now: int) -> int:
+        """Add calls, those of `rows`; `now` is the clock's hour. Returns how many had a feature or operation OTHER."""
+        self._grow(len(rows))
+        self._used, others = fold_calls(
+            rows,
+            (batch.ts, clock),
+            (batch.key, batch.model, batch.feature, batch.operation, batch.tier),
+            (batch.input_tokens, batch.cached_input_tokens, batch.cache_write_tokens, batch.cache_write_1h_tokens),
+            (batch.output_tokens, batch.reasoning_tokens, batch.audio_input_tokens, batch.audio_output_tokens),
+            batch.web_search_requests,
+            sums,
+            now,
+            self._cells,
+            self._used,
+            self._places,
+        )
+        return int(others)
+
+    def take(self, now: int) -> I64:
+        """The cells to be said as the clock's hour is `now` (rows x WORDS): those that changed since they were, at most so
+        many that the next ones may wait for their turn, and all of those that now leave."""
+        cells = self._cells[: self._used]
+        leaving = (cells[:, WHEN] & 0xFFFFFFFF) < now - REACH
+        changed = cells[:, SAID] != cells[:, VALUES]
+        staying = np.flatnonzero(changed & ~leaving)
+        if len(staying) > self._most_said:
+            staying = np.roll(staying, -int(np.searchsorted(staying, self._next)))[: self._most_said]
+            self._next = int(staying[-1]) + 1
+        rows = np.concatenate([np.flatnonzero(changed & leaving), staying])
+        cells[rows, SAID] = cells[rows, VALUES]
+        said: I64 = cells[rows]
+        if leaving.any():
+            self._keep(cells[~leaving])
+        return said
+
+    def rest(self) -> I64:
+        """All cells that changed since they were said; they will be said again."""
+        cells = self._cells[: self._used]
+        changed: I64 = cells[cells[:, SAID] != cells[:, VALUES]]
+        return changed
+
+    def snapshot(self) -> Snapshot:
+        """The cells as records, so that a measure added later starts at 0."""
+        return {"cells": self._cells[: self._used].view(CELL)[:, 0]} | of_numbers(next=self._next)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """A checkpoint that does not know them leaves none. Raises BadCheckpoint."""
+        cells = records(snapshot, "cells", CELL).view(np.int64).reshape(-1, WORDS)
+        if (cells < 0).any():
+            raise BadCheckpoint("a cell of usage holds less than nothing")
+        self._keep(cells)
+        self._next = number(snapshot, "next", default=0)
+
+    def _keep(self, cells: I64) -> None:
+        """Only these."""
+        self._used, self._next = len(cells), 0
+        self._cells = np.zeros((max(1024, len(cells) * 5 // 4), WORDS), np.int64)
+        self._cells[: len(cells)] = cells
+        self._index()
+
+    def _grow(self, calls: int) -> None:
+        """Make room for a cell for each of `calls` more calls."""
+        if self._used + calls > len(self._cells):
+            cells = np.zeros((max(self._used + calls, 2 * len(self._cells)), WORDS), np.int64)
+            cells[: self._used] = self._cells[: self._used]
+            self._cells = cells
+        if 2 * len(self._cells) > len(self._places):
+            self._index()
+
+    def _index(self) -> None:
+        """Open addressing that is at most half full."""
+        self._places = np.zeros(1 << (2 * len(self._cells) - 1).bit_length(), np.int32)
+        _enter(self._cells, self._used, self._places)
