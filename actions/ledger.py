@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
@@ -20,22 +20,28 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    and_,
     create_engine,
+    delete,
     event,
     func,
     insert,
+    inspect,
     or_,
     select,
     update,
 )
+from sqlalchemy.dialects.sqlite import Insert
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import DatabaseError, IntegrityError
 from sqlalchemy.pool import StaticPool
 
 from actions.incidents import Changes
+from actions.usage import DIMENSIONS, HOUR, Used
 from schemas.batch import Ms
 from schemas.incidents import Incident, IncidentState
 from schemas.orders import Delivery, Order, Receipt
+from schemas.rollup import MEASURES
 
 Thing = TypeVar("Thing", Incident, Order, Delivery)
 tables = MetaData()
@@ -84,6 +90,16 @@ positions = Table("positions", tables, Column("id", Integer, primary_key=True), 
 folds = Table(
     "folds", tables, Column("id", Integer, primary_key=True), Column("next", BigInteger), Column("blob", LargeBinary)
 )
+usage = Table(
+    "usage",
+    tables,
+    Column("hour", Integer, primary_key=True, autoincrement=False),
+    Column("cell", String(32), primary_key=True),
+    *(Column(name, Text, nullable=False) for name in DIMENSIONS),
+    *(Column(name, BigInteger, nullable=False) for name in MEASURES),
+    sqlite_with_rowid=False,
+)
+"""By epoch hour; `cell` is the hash of everything else that tells a row apart."""
 
 MOST_VALUES = 10_000
 """In one statement; SQLite takes 32,766."""
@@ -92,6 +108,8 @@ BUSY_S = 5
 SIGNAL = ("id", "at", "incident", "fate")
 Fate = Literal["decided", "stale"]
 Happening = Literal["stop", "release"]
+DAY = 24
+"""Hours"""
 
 
 class Deposed(Exception):
@@ -112,14 +130,17 @@ class Ledger:
     Every method may raise BadLedger, and Busy after having waited for `wait_s`. What others keep locked can still be read.
     """
 
-    def __init__(self, url: str, wait_s: float = BUSY_S) -> None:
+    def __init__(self, url: str, wait_s: float = BUSY_S) -> None:  # a ledger that has its tables is only read
         options: dict[str, Any] = {"poolclass": StaticPool} if url == "sqlite://" else {}
         self._engine: Engine = create_engine(url, connect_args={"timeout": wait_s, "check_same_thread": False}, **options)
         event.listen(self._engine, "connect", _durable)
         event.listen(self._engine, "begin", _begin)
         self._epoch = 0
-        with self._transaction() as connection:
-            tables.create_all(connection)
+        with self._transaction(reads=True) as connection:
+            missing = tables.tables.keys() - set(inspect(connection).get_table_names())
+        if missing:
+            with self._transaction() as connection:
+                tables.create_all(connection)
 
     def close(self) -> None:
         """Give the file back."""
@@ -160,10 +181,11 @@ class Ledger:
         changes: Changes,
         decided: Iterable[tuple[str, Ms, str | None, Fate]] = (),
         settled: Iterable[Receipt] = (),
+        used: Sequence[Used] = (),
         now: Ms | None = None,
         position: int | None = None,
     ) -> None:
-        """All that one step changed, and the offset after what it heard, in one transaction.
+        """All that one step changed, and the offset after what it heard, in one transaction; usage is only ever raised.
 
         Raises Deposed and writes nothing if the epoch is not ours.
         """
@@ -177,6 +199,8 @@ class Ledger:
             rows = [{"webhook_id": r.webhook_id, "row": _row(r)} for r in settled]
             if rows:
                 connection.execute(insert(receipts), rows)
+            if used:
+                connection.execute(_raise_usage(), used)
 
     def position(self) -> int | None:
         """The offset after the last record of signals and pulses that was taken in; None before the first."""
@@ -195,6 +219,29 @@ class Ledger:
         with self._transaction(reads=True) as connection:
             row = connection.execute(select(folds.c.next, folds.c.blob)).first()
             return None if row is None else (row[0], row[1])
+
+    def usage(self, by: Sequence[str], hours: range, only: Mapping[str, Collection[str]]) -> list[tuple[Any, ...]]:
+        """The sums of MEASURES in the epoch hours `hours`, grouped by DIMENSIONS, `hour` or `day` (epoch days); only what
+        has one of the values of every dimension in `only`."""
+        keys = [usage.c.hour // DAY if name == "day" else usage.c[name] for name in by]
+        wanted = [usage.c.hour >= hours.start, usage.c.hour < hours.stop, *(usage.c[d].in_(v) for d, v in only.items())]
+        sums = [func.sum(usage.c[name]) for name in MEASURES]
+        with self._transaction(reads=True) as connection:
+            found = connection.execute(select(*keys, *sums).where(*wanted).group_by(*keys)).all()
+        return [(*row[: len(by)], *(int(value) for value in row[len(by) :])) for row in found if row[-1] is not None]
+
+    def forget_usage(self, days: int, now: Ms) -> None:
+        """Delete what is older than so many days before the newest hour, at most one day of it. Raises Deposed.
+
+        Calls of a file may be old: what counts is the newest hour that there is, unless that is yet to come.
+        """
+        with self._transaction(reads=True) as connection:
+            oldest, newest = connection.execute(select(func.min(usage.c.hour), func.max(usage.c.hour))).one()
+        keep = None if newest is None else min(newest, now // HOUR) - days * DAY
+        if keep is not None and oldest < keep:
+            with self._transaction() as connection:
+                self._hold(connection, None)
+                connection.execute(delete(usage).where(usage.c.hour < min(keep, oldest + DAY)))
 
     def knows(self, ids: Sequence[str]) -> set[str]:
         """Which of these signals were decided before."""
@@ -278,6 +325,16 @@ def _put(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> No
         fresh = upsert(table)
         values = {column.name: column for column in fresh.excluded}
         connection.execute(fresh.on_conflict_do_update(index_elements=table.primary_key.columns, set_=values), rows)
+
+
+def _raise_usage() -> Insert:
+    """Insert rows of usage, or put those in that hold more than what is there: a cell's values only grow, and the calls
+    are their age. Where both have as many (priced anew by a replay), the dearer holds, whoever says it last."""
+    fresh = upsert(usage)
+    new, old = fresh.excluded, usage.c
+    later = or_(new.calls > old.calls, and_(new.calls == old.calls, new.usd > old.usd))
+    values = {name: new[name] for name in MEASURES}
+    return fresh.on_conflict_do_update(index_elements=usage.primary_key.columns, set_=values, where=later)
 
 
 def _incident(i: Incident) -> dict[str, Any]:

@@ -152,10 +152,11 @@ class Cells:
         self._next = number(snapshot, "next", default=0)
 
     def _keep(self, cells: I64) -> None:
-        """Only these."""
-        self._used, self._next = len(cells), 0
-        self._cells = np.zeros((max(1024, len(cells) * 5 // 4), WORDS), np.int64)
-        self._cells[: len(cells)] = cells
+        """Only these; the memory stays, the next hour needs as much."""
+        self._used, self._next = 0, 0
+        self._grow(len(cells))
+        self._used = len(cells)
+        self._cells[: self._used] = cells
         self._index()
 
     def _grow(self, calls: int) -> None:

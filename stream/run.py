@@ -16,6 +16,7 @@ from schemas.batch import Batch
 from schemas.directory import Directory
 from schemas.policy import Policy
 from schemas.prices import PriceEntry
+from schemas.rollup import Rollup
 from stream.assembly import AFTER_END, Assembly, respond
 from stream.checkpoint_file import CheckpointFile
 from stream.duty import TICK_S, Duty, Say, wall
@@ -24,7 +25,7 @@ from stream.pipeline import Output
 from stream.progress import Progress
 from stream.quarantine import QuarantineFile
 from stream.settings import Settings
-from stream.sources import LineReader, read_file
+from stream.sources import LineReader, first_line, read_file
 from stream.tenants import TenantMeters
 
 READ_BYTES = 1 << 20
@@ -56,6 +57,7 @@ class Run:
         self._checkpoint = CheckpointFile(ledger.with_suffix(".checkpoint"))
         self._checkpoint_s = settings.checkpoint_s
         self._progress: Progress | None = None
+        self._source = ""
         self._before = dict(self._assembly.pipeline.counters)
 
     def begin(self, source: str, history: Path | None) -> None:
@@ -78,6 +80,7 @@ class Run:
         if self._progress is not None and not restored:
             self._progress.begin()
         self._before = dict(self._assembly.pipeline.counters)
+        self._source = f"file {first_line(path)}" if self._progress is not None else f"stream {wall()}"
 
     def _learn(self, history: Path) -> None:
         """Read a file for the baselines only: its signals are dropped, nothing is acted on."""
@@ -86,6 +89,7 @@ class Run:
             for pulse in self._assembly.pipeline.feed(batch).pulses:
                 self._tenants.fold(pulse)
             self._quarantine.keep(reader.quarantined)
+        self._assembly.pipeline.count_from_here()
         counters = self._assembly.pipeline.counters
         self._say(f"history    {counters['unique']} calls, {usd(counters['usd'])}: baselines learnt from {history}")
 
@@ -110,6 +114,7 @@ class Run:
         turning = asyncio.create_task(self._duty.keep_turning())
         self._following = asyncio.create_task(self._follow(source))
         ended = await _unless(turning, self._following)
+        self._count(self._assembly.pipeline.rest())
         (await _unless(turning, asyncio.create_task(self._duty.take_back()))).result()
         turning.cancel()
         self._duty.tell()
@@ -174,8 +179,13 @@ class Run:
     def _respond(self, output: Output) -> None:
         for pulse in output.pulses:
             self._tenants.fold(pulse)
+        self._count(output.usage)
         respond(output, self._duty.responder, wall())
         self._duty.tell()
+
+    def _count(self, usage: Sequence[Rollup]) -> None:
+        for rollup in usage:
+            self._duty.responder.count(rollup, self._source, wall())
 
     def _sum_up(self) -> None:
         counters = self._assembly.pipeline.counters

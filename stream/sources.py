@@ -194,6 +194,12 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise BrokenFile(f"{path}: not a whole gzip file: {error}") from error
 
 
+def first_line(path: Path) -> str:
+    """A hash by which a file is known again when it has grown, or was packed. Raises OSError, BrokenFile."""
+    with opened(path) as file:
+        return hashlib.blake2b(file.readline(MAX_LINE), digest_size=8).hexdigest()
+
+
 def read_on(file: BinaryIO, reader: LineReader, clock: FileClock) -> Iterator[Batch]:
     """The calls of all finished lines from here on, but the last ones. Raises OSError, BrokenFile."""
     while block := file.read(BLOCK_BYTES):

@@ -89,6 +89,7 @@ def play(calls: list[Call], cuts: list[int] | None = None, ids: list[int] | None
 def _extend(said: Output, more: Output) -> None:
     said.signals += more.signals
     said.pulses += more.pulses
+    said.usage += more.usage
 
 
 def slot(ms: int) -> int:

@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from schemas.batch import SLICE, Ms
 from schemas.directory import Directory
 from schemas.orders import Delivery
 from schemas.pulse import PULSE, Pulse
+from schemas.rollup import USAGE, Rollup
 from stream.duty import Duty
 from stream.hearing import Hearing
 from stream.responder import settle_in_shadow
@@ -41,7 +43,7 @@ class Term:
     def restart(self, first: int, end: int) -> int:
         """The offset at which it goes on in a log from `first` to `end`."""
         self.duty = Duty(self.ledger, ARMED, Directory(), Settings(), lambda line: None)
-        self.hearing = Hearing(self.duty, self.ledger)
+        self.hearing = Hearing(self.duty, self.ledger, "usage")
         return self.hearing.begin(first, end)
 
     def take(self, records: list[Record]) -> None:
@@ -138,7 +140,26 @@ def test_said_twice_mixed_and_cut_by_restarts_it_is_the_same_ledger_and_the_same
     assert term.duty.tenants.spent(HOUR) == once.duty.tenants.spent(HOUR)
 
 
-GOOD = [burn(T0 + 1), *pulse(T0 + SLICE, (KEY,)), Said(b"signal", b""), Said(b"pulse", b"\x97")]
+ROLLUP = Rollup(
+    0,
+    T0,
+    (KEY,),
+    (("openai", "gpt-4o"),),
+    (("",),),
+    (("chat",),),
+    *[np.zeros(1, np.int32)] * 4,
+    np.zeros(1, np.int8),
+    *[np.full(1, T0 // HOUR, np.int32)] * 2,
+    np.arange(12).reshape(1, 12),
+)
+GOOD = [
+    burn(T0 + 1),
+    *pulse(T0 + SLICE, (KEY,)),
+    *(Said(USAGE, part) for part in ROLLUP.parts()),
+    Said(b"signal", b""),
+    Said(b"pulse", b"\x97"),
+    Said(b"usage", b"\x9e"),
+]
 
 
 @settings(max_examples=400, deadline=None)
