@@ -37,7 +37,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError
 from sqlalchemy.pool import StaticPool
 
 from actions.incidents import Changes
-from actions.usage import DIMENSIONS, HOUR, Used
+from actions.usage import DIMENSIONS, HOUR, Anew, Used
 from schemas.batch import Ms
 from schemas.incidents import Incident, IncidentState
 from schemas.orders import Delivery, Order, Receipt
@@ -95,11 +95,13 @@ usage = Table(
     tables,
     Column("hour", Integer, primary_key=True, autoincrement=False),
     Column("cell", String(32), primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("counted", Integer, nullable=False),
     *(Column(name, Text, nullable=False) for name in DIMENSIONS),
     *(Column(name, BigInteger, nullable=False) for name in MEASURES),
     sqlite_with_rowid=False,
 )
-"""By epoch hour; `cell` is the hash of everything else that tells a row apart."""
+"""By epoch hour; `cell` is the hash of everything else that tells a row apart: where its calls come from, too."""
 
 MOST_VALUES = 10_000
 """In one statement; SQLite takes 32,766."""
@@ -182,12 +184,14 @@ class Ledger:
         decided: Iterable[tuple[str, Ms, str | None, Fate]] = (),
         settled: Iterable[Receipt] = (),
         used: Sequence[Used] = (),
+        anew: Anew | None = None,
         now: Ms | None = None,
         position: int | None = None,
     ) -> None:
-        """All that one step changed, and the offset after what it heard, in one transaction; usage is only ever raised.
+        """All that one step changed, and the offset after what it heard, in one transaction.
 
-        Raises Deposed and writes nothing if the epoch is not ours.
+        Usage is only ever raised, but for that of a source that is counted `anew`. Raises Deposed and writes nothing if the
+        epoch is not ours.
         """
         with self._transaction() as connection:
             self._hold(connection, now)
@@ -199,6 +203,8 @@ class Ledger:
             rows = [{"webhook_id": r.webhook_id, "row": _row(r)} for r in settled]
             if rows:
                 connection.execute(insert(receipts), rows)
+            if anew is not None:
+                connection.execute(delete(usage).where(usage.c.source == anew[0], usage.c.counted >= anew[1]))
             if used:
                 connection.execute(_raise_usage(), used)
 

@@ -12,8 +12,10 @@ from schemas.rollup import MEASURES, Rollup
 HOUR: Ms = 3_600_000
 DIMENSIONS = ("tenant", "key_id", "provider", "model", "feature", "operation", "tier")
 """What usage is told apart by, beside its hour."""
+Anew: TypeAlias = tuple[str, int]
+"""A source, and the epoch hour from which on its usage is counted once more."""
 Used: TypeAlias = dict[str, Any]
-"""One row by column: hour, cell, DIMENSIONS and MEASURES."""
+"""One row by column: hour, cell, source, counted, DIMENSIONS and MEASURES."""
 
 
 def used(rollup: Rollup, source: str) -> Iterator[Used]:
@@ -31,7 +33,7 @@ def used(rollup: Rollup, source: str) -> Iterator[Used]:
         )
         told_apart = (source, str(rollup.partition), str(rollup.counted[i]), *names)
         cell = hashlib.blake2b("\0".join(told_apart).encode(), digest_size=16).hexdigest()
-        row: Used = {"hour": int(rollup.hour[i]), "cell": cell}
+        row: Used = {"hour": int(rollup.hour[i]), "cell": cell, "source": source, "counted": int(rollup.counted[i])}
         yield row | dict(zip(DIMENSIONS, names, strict=True)) | dict(zip(MEASURES, values, strict=True))
 
 

@@ -28,8 +28,8 @@ TOKEN_CLASSES = (
 MEASURES = ("calls", "usd", "guessed_usd", *TOKEN_CLASSES, "web_searches")
 """What a cell sums; money in nano-dollars, `guessed_usd` the part of it whose model has no known price."""
 Named: TypeAlias = tuple[tuple[str, ...], ...]
-AT_ONCE = 3_000
-"""Rows of a part, fewer where their names are long."""
+AT_ONCE = 2_000
+"""Rows of a part, fewer where their names are long: one transaction of the ledger, which nobody waits for longer."""
 
 
 @dataclass(frozen=True, slots=True)

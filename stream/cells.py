@@ -19,7 +19,7 @@ CELL = np.dtype([(name, np.int64) for name in ("who", "what", "when", "said", *M
 REACH = 1
 """Hours behind the clock's whose cells are in memory."""
 MOST_SAID = 20_000
-"""Cells said at a time: the ledger takes some 100,000 a second, and acts on nobody meanwhile."""
+"""Cells said at a time: the ledger takes some 40,000 a second, and the responder acts on nobody meanwhile."""
 
 
 @njit(cache=True, inline="always")
@@ -138,6 +138,14 @@ class Cells:
         cells = self._cells[: self._used]
         changed: I64 = cells[cells[:, SAID] != cells[:, VALUES]]
         return changed
+
+    def every(self) -> I64:
+        """All cells."""
+        return self._cells[: self._used].copy()
+
+    def since(self, now: int) -> int:
+        """The first hour in which a cell may be counted when the clock's hour is `now`."""
+        return max(0, now - REACH)
 
     def snapshot(self) -> Snapshot:
         """The cells as records, so that a measure added later starts at 0."""

@@ -18,7 +18,17 @@ from schemas.documents import DocumentError
 from schemas.snapshot import BadCheckpoint
 from stream.cli_kafka import emit, mistakes_said, topics
 from stream.cli_lab import backtest, simulate, trials
-from stream.cli_options import FILE, directory_of, directory_option, policy_of, policy_option, prices_of, prices_option
+from stream.cli_options import (
+    FILE,
+    directory_of,
+    directory_option,
+    ledger_option,
+    policy_of,
+    policy_option,
+    prices_of,
+    prices_option,
+)
+from stream.cli_usage import usage
 from stream.documents import recommended
 from stream.duty import courier, wall
 from stream.learn import learn as learn_from
@@ -31,16 +41,6 @@ from stream.run import Run
 from stream.settings import KafkaSettings, Settings, SettingsError, WorkerSettings
 from stream.sources import BrokenFile
 from stream.topics import look
-
-ledger_option = click.option(
-    "--ledger",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("burnguard.sqlite"),
-    show_default=True,
-    envvar="BURNGUARD_LEDGER",
-    help="Where incidents, orders and receipts are kept.",
-)
-
 
 MISTAKES = (SettingsError, DocumentError, BadCheckpoint, BadLedger, Busy, Deposed, BrokenFile, OSError)
 """What may go wrong without us being wrong: each says what it is about."""
@@ -79,6 +79,7 @@ main.add_command(emit)
 main.add_command(simulate)
 main.add_command(backtest)
 main.add_command(trials)
+main.add_command(usage)
 
 
 @main.command()

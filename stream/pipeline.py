@@ -173,6 +173,11 @@ class Pipeline:
         cells = self._cells.rest()
         return [self._rollup(cells, self._clock)] if len(cells) else []
 
+    def standing(self) -> tuple[int, list[Rollup]]:
+        """Since which epoch hour usage may still change, and what it is by now."""
+        cells = self._cells.every()
+        return self._cells.since(self._edge * SLICE // HOUR), [self._rollup(cells, self._clock)] if len(cells) else []
+
     def count_from_here(self) -> None:
         """What was folded so far was for baselines only: usage begins with the next call."""
         self._cells = Cells()

@@ -11,7 +11,7 @@ from actions.context import in_context
 from actions.deliver import Courier
 from actions.incidents import REOPENS, Book, Changes
 from actions.ledger import Busy, Deposed, Fate, Ledger
-from actions.usage import Used, holds_more, used
+from actions.usage import Anew, Used, holds_more, used
 from schemas.batch import Ms
 from schemas.directory import Directory
 from schemas.incidents import News
@@ -65,6 +65,7 @@ class Responder:
         self._decided: list[Decided] = []
         self._settled: list[Receipt] = []
         self._used: dict[tuple[int, str], Used] = {}
+        self._anew: Anew | None = None
         self._directory = directory
         self._stale = stale
         self._failpoint = failpoint
@@ -116,6 +117,11 @@ class Responder:
                 self._used[place] = row
         self._reached(position)
         self._write("count", now)
+
+    def count_anew(self, source: str, since: int, now: Ms) -> None:
+        """Drop what a source has said that was counted from an epoch hour on: it says that once more, perhaps otherwise."""
+        self._anew = (source, since)
+        self._write("count anew", now)
 
     def forget_usage(self, days: int, now: Ms) -> None:
         """Once a minute while live: delete usage that is older than so many days."""
@@ -210,11 +216,12 @@ class Responder:
 
     def _write_all(self, step: str) -> None:
         changes = self._book.changes
-        if not (changes or self._decided or self._settled or self._used):
+        if not (changes or self._decided or self._settled or self._used or self._anew):
             return
         self._failpoint(f"before {step}")
-        self._ledger.write(changes, self._decided, self._settled, list(self._used.values()), position=self._position)
-        self._book.changes, self._decided, self._settled, self._used = Changes(), [], [], {}
+        used = list(self._used.values())
+        self._ledger.write(changes, self._decided, self._settled, used, self._anew, position=self._position)
+        self._book.changes, self._decided, self._settled, self._used, self._anew = Changes(), [], [], {}, None
         self._failpoint(f"after {step}")
 
     def _pause(self, busy: Busy, now: Ms) -> None:

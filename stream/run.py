@@ -112,6 +112,7 @@ class Run:
 
     async def _go(self, source: str) -> None:
         turning = asyncio.create_task(self._duty.keep_turning())
+        self._begin_counting()
         self._following = asyncio.create_task(self._follow(source))
         ended = await _unless(turning, self._following)
         self._count(self._assembly.pipeline.rest())
@@ -182,6 +183,13 @@ class Run:
         self._count(output.usage)
         respond(output, self._duty.responder, wall())
         self._duty.tell()
+
+    def _begin_counting(self) -> None:
+        """The last calls of a file have another clock when it has grown: what they were counted as is counted anew."""
+        if self._progress is not None:
+            since, usage = self._assembly.pipeline.standing()
+            self._duty.responder.count_anew(self._source, since, wall())
+            self._count(usage)
 
     def _count(self, usage: Sequence[Rollup]) -> None:
         for rollup in usage:

@@ -197,7 +197,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 def first_line(path: Path) -> str:
     """A hash by which a file is known again when it has grown, or was packed. Raises OSError, BrokenFile."""
     with opened(path) as file:
-        return hashlib.blake2b(file.readline(MAX_LINE), digest_size=8).hexdigest()
+        return hashlib.blake2b(file.readline(MAX_LINE).rstrip(b"\r\n"), digest_size=8).hexdigest()
 
 
 def read_on(file: BinaryIO, reader: LineReader, clock: FileClock) -> Iterator[Batch]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy.dialects.sqlite import insert as upsert
 
 from actions import ledger as sql
 from actions.ledger import Ledger
@@ -227,7 +228,7 @@ def test_what_a_zombie_says_late_lowers_nothing_and_where_the_newest_word_holds_
     early = replace(said.usage[0], values=said.usage[0].values // 2)
     words = [*said.parts(), *(Said(USAGE, part) for part in early.parts())]
     assert cells_of(ledger_of(words)) == truth(LATE[:2])
-    plain = sql.upsert(sql.usage)
+    plain = upsert(sql.usage)
     values = {name: plain.excluded[name] for name in MEASURES}
     keys = sql.usage.primary_key.columns
     monkeypatch.setattr(sql, "_raise_usage", lambda: plain.on_conflict_do_update(index_elements=keys, set_=values))

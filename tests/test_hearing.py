@@ -147,10 +147,14 @@ ROLLUP = Rollup(
     (("openai", "gpt-4o"),),
     (("",),),
     (("chat",),),
-    *[np.zeros(1, np.int32)] * 4,
-    np.zeros(1, np.int8),
-    *[np.full(1, T0 // HOUR, np.int32)] * 2,
-    np.arange(12).reshape(1, 12),
+    key=np.zeros(1, np.int32),
+    model=np.zeros(1, np.int32),
+    feature=np.zeros(1, np.int32),
+    operation=np.zeros(1, np.int32),
+    tier=np.zeros(1, np.int8),
+    hour=np.full(1, T0 // HOUR, np.int32),
+    counted=np.full(1, T0 // HOUR, np.int32),
+    values=np.arange(12).reshape(1, 12),
 )
 GOOD = [
     burn(T0 + 1),
