@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -14,12 +15,12 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from actions import ledger as sql
-from actions.ledger import Ledger
+from actions.ledger import Busy, Ledger
 from schemas.batch import SLICE, Ms
 from schemas.directory import Directory
 from schemas.orders import Delivery
 from schemas.pulse import PULSE, Pulse
-from schemas.rollup import USAGE, Rollup
+from schemas.rollup import MEASURES, USAGE, Rollup
 from stream.duty import Duty
 from stream.hearing import Hearing
 from stream.responder import settle_in_shadow
@@ -28,6 +29,22 @@ from stream.windows import HOUR
 from tests.story import ARMED, KEY, T0
 from tests.topic import Record, Said, burn, logged, pulse, slots
 
+ROLLUP = Rollup(
+    0,
+    T0,
+    (KEY,),
+    (("openai", "gpt-4o"),),
+    (("",),),
+    (("chat",),),
+    key=np.zeros(1, np.int32),
+    model=np.zeros(1, np.int32),
+    feature=np.zeros(1, np.int32),
+    operation=np.zeros(1, np.int32),
+    tier=np.zeros(1, np.int8),
+    hour=np.full(1, T0 // HOUR, np.int32),
+    counted=np.full(1, T0 // HOUR, np.int32),
+    values=np.arange(12).reshape(1, 12),
+)
 OTHER = ("globex", "key-7")
 PANES = 40
 
@@ -67,6 +84,7 @@ class Term:
             "signals": self.rows("signals"),
             "incidents": [row[:2] for row in self.rows("incidents")],
             "orders": [row[:3] for row in self.rows("orders")],
+            "usage": self.rows("usage"),
             "deliveries": sorted((d.order, d.verb, d.done) for d in deliveries),
         }
 
@@ -83,9 +101,15 @@ def pane(n: int, partition: int) -> list[Said]:
     return pulse(T0 + (n + 1) * SLICE, (), partition, ("acme", f"only-{partition}"), usd=1_000 * (n + 1))
 
 
+def usage(n: int, partition: int) -> list[Said]:
+    """What a cell holds at a partition's n-th pulse."""
+    rollup = replace(ROLLUP, partition=partition, values=np.full((1, len(MEASURES)), n + 1))
+    return [Said(USAGE, part) for part in rollup.parts()]
+
+
 def story() -> list[list[list[Said]]]:
     """By partition and pane, what is said: a key of each burns, is throttled, taken back and resolved."""
-    one, two = ([pane(n, partition) for n in range(PANES)] for partition in (0, 1))
+    one, two = ([[*pane(n, partition), *usage(n, partition)] for n in range(PANES)] for partition in (0, 1))
     one[0].insert(0, burn(T0))
     two[0].insert(0, burn(T0, partition=1, key=OTHER))
     return [one, two]
@@ -140,22 +164,6 @@ def test_said_twice_mixed_and_cut_by_restarts_it_is_the_same_ledger_and_the_same
     assert term.duty.tenants.spent(HOUR) == once.duty.tenants.spent(HOUR)
 
 
-ROLLUP = Rollup(
-    0,
-    T0,
-    (KEY,),
-    (("openai", "gpt-4o"),),
-    (("",),),
-    (("chat",),),
-    key=np.zeros(1, np.int32),
-    model=np.zeros(1, np.int32),
-    feature=np.zeros(1, np.int32),
-    operation=np.zeros(1, np.int32),
-    tier=np.zeros(1, np.int8),
-    hour=np.full(1, T0 // HOUR, np.int32),
-    counted=np.full(1, T0 // HOUR, np.int32),
-    values=np.arange(12).reshape(1, 12),
-)
 GOOD = [
     burn(T0 + 1),
     *pulse(T0 + SLICE, (KEY,)),
@@ -177,6 +185,22 @@ def test_whatever_a_record_holds_the_next_one_is_heard_and_the_ledger_can_be_loa
     term.hearing.keep(term.now)
     assert term.restart(0, 3) == 3
     assert term.ledger.position() == 3
+
+
+def test_usage_that_could_not_be_written_is_read_again_by_whoever_is_next() -> None:
+    term = Term()
+    log = logged([said for n in range(4) for said in usage(n, 0)])
+    term.take(log[:2])
+    term.duty.responder._failpoint = dies
+    with pytest.raises(Busy):
+        term.take(log[2:3])
+    assert term.ledger.position() == 2
+    term.take(log[term.restart(0, 4) :])
+    assert term.ledger.usage((), range(2**31), {})[0][0] == 4
+
+
+def dies(step: str) -> None:
+    raise Busy(step)
 
 
 def test_unreadable_records_are_counted_and_said_once(capsys: pytest.CaptureFixture[str]) -> None:
