@@ -162,16 +162,18 @@ class Decoder:
         self._accepted = number(snapshot, "accepted")
 
     def _batch(self, lines: Lines, buffer: NDArray[np.uint8], c: _Columns, accepted: NDArray[np.bool_]) -> Batch:
-        def rows(vocabulary: Vocabulary, *parts: str) -> NDArray[np.int32]:
-            at = [NAMES.index(part) for part in parts]
-            return vocabulary.rows(buffer, c.texts[at], c.lengths[at], c.hashes[at], ~accepted)
+        skip = ~accepted
+
+        def rows(vocabulary: Vocabulary, first: str, last: str) -> NDArray[np.int32]:
+            at = slice(NAMES.index(first), NAMES.index(last) + 1)
+            return vocabulary.rows(buffer, c.texts[at], c.lengths[at], c.hashes[at], skip)
 
         named = (
-            rows(self.tenants, "tenant"),
+            rows(self.tenants, "tenant", "tenant"),
             rows(self.keys, "tenant", "key_id"),
             rows(self.models, "provider", "model"),
-            rows(self.features, "feature"),
-            rows(self.operations, "operation"),
+            rows(self.features, "feature", "feature"),
+            rows(self.operations, "operation", "operation"),
         )
         c.counts[WRITE] = np.maximum(c.counts[WRITE], c.counts[WRITE_1H])
         ts, arrival = (_ms(seconds) for seconds in c.floats)

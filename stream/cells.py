@@ -12,10 +12,15 @@ from schemas.snapshot import BadCheckpoint, Snapshot, number, of_numbers, record
 from stream.classes import classes
 from stream.windows import AHEAD, GUESSED, HOUR, USD
 
-WHO, WHAT, WHEN, SAID, VALUES = range(5)
-"""The words of a cell: key and model; feature, operation and tier; hour and `counted`; `calls` as last said; its measures."""
-WORDS = VALUES + len(MEASURES)
-CELL = np.dtype([(name, np.int64) for name in ("who", "what", "when", "said", *MEASURES)])
+SELDOM = ("guessed_usd", "cache_write", "cache_write_1h", "reasoning", "audio_input", "audio_output", "web_searches")
+WORDS = ("who", "what", "when", "calls", "usd", "fresh", "cached", "output", "said", *SELDOM)
+"""Of a cell: key and model; feature, operation and tier; hour and `counted`; `calls` as last said; its measures. What most
+calls touch are the first eight: one line of the processor's cache."""
+WHO, WHAT, WHEN, CALLS, SPENT, FRESH, CACHED, OUTPUT, SAID, FIRST_SELDOM = range(10)
+OF_MEASURES = [WORDS.index(name) for name in MEASURES]
+CELL = np.dtype([(name, np.int64) for name in WORDS])
+LINE = 64
+"""Bytes"""
 REACH = 1
 """Hours behind the clock's whose cells are in memory."""
 MOST_SAID = 20_000
@@ -60,12 +65,18 @@ def fold_calls(rows, when, named, inputs, outputs, searches, sums, now, cells, u
             cells[row, WHAT] = what
             cells[row, WHEN] = whole
         others += feature[i] == OTHER or operation[i] == OTHER
-        cells[row, VALUES] += 1
-        cells[row, VALUES + 1] += sums[i, USD]
-        cells[row, VALUES + 2] += sums[i, GUESSED]
-        counts = classes(i, inputs, outputs, searches)
-        for c in range(len(counts)):
-            cells[row, VALUES + 3 + c] += counts[c]
+        fresh, cached, write, write_1h, output, reasoning, audio_in, audio_out, searched = classes(
+            i, inputs, outputs, searches
+        )
+        cells[row, CALLS] += 1
+        cells[row, SPENT] += sums[i, USD]
+        cells[row, FRESH] += fresh
+        cells[row, CACHED] += cached
+        cells[row, OUTPUT] += output
+        if sums[i, GUESSED] | write | write_1h | reasoning | audio_in | audio_out | searched:
+            seldom = (sums[i, GUESSED], write, write_1h, reasoning, audio_in, audio_out, searched)
+            for s in range(len(seldom)):
+                cells[row, FIRST_SELDOM + s] += seldom[s]
     return used, others
 
 
@@ -80,6 +91,13 @@ def _enter(cells, used, places):  # type: ignore[no-untyped-def]
         places[place] = row + 1
 
 
+def _room(cells: int) -> I64:
+    """Memory that begins where a line of the cache does; what is not used yet takes none."""
+    words = np.zeros(cells * len(WORDS) + LINE // 8, np.int64)
+    first = -words.ctypes.data % LINE // 8
+    return words[first : first + cells * len(WORDS)].reshape(cells, len(WORDS))
+
+
 class Cells:
     """The cells of the clock's hour and the one before; what comes later than that has cells of its own.
 
@@ -90,7 +108,7 @@ class Cells:
 
     def __init__(self, most_said: int = MOST_SAID) -> None:
         self._most_said = most_said
-        self._cells = np.zeros((1024, WORDS), np.int64)
+        self._cells = _room(1024)
         self._places = np.zeros(2048, np.int32)
         self._used = 0
         self._next = 0
@@ -117,17 +135,17 @@ class Cells:
         return int(others)
 
     def take(self, now: int) -> I64:
-        """The cells to be said as the clock's hour is `now` (rows x WORDS): those that changed since they were, at most so
+        """The cells to be said as the clock's hour is `now` (rows x words): those that changed since they were, at most so
         many that the next ones may wait for their turn, and all of those that now leave."""
         cells = self._cells[: self._used]
         leaving = (cells[:, WHEN] & 0xFFFFFFFF) < now - REACH
-        changed = cells[:, SAID] != cells[:, VALUES]
+        changed = cells[:, SAID] != cells[:, CALLS]
         staying = np.flatnonzero(changed & ~leaving)
         if len(staying) > self._most_said:
             staying = np.roll(staying, -int(np.searchsorted(staying, self._next)))[: self._most_said]
             self._next = int(staying[-1]) + 1
         rows = np.concatenate([np.flatnonzero(changed & leaving), staying])
-        cells[rows, SAID] = cells[rows, VALUES]
+        cells[rows, SAID] = cells[rows, CALLS]
         said: I64 = cells[rows]
         if leaving.any():
             self._keep(cells[~leaving])
@@ -136,7 +154,7 @@ class Cells:
     def rest(self) -> I64:
         """All cells that changed since they were said; they will be said again."""
         cells = self._cells[: self._used]
-        changed: I64 = cells[cells[:, SAID] != cells[:, VALUES]]
+        changed: I64 = cells[cells[:, SAID] != cells[:, CALLS]]
         return changed
 
     def every(self) -> I64:
@@ -153,7 +171,7 @@ class Cells:
 
     def restore(self, snapshot: Snapshot) -> None:
         """A checkpoint that does not know them leaves none. Raises BadCheckpoint."""
-        cells = records(snapshot, "cells", CELL).view(np.int64).reshape(-1, WORDS)
+        cells = records(snapshot, "cells", CELL).view(np.int64).reshape(-1, len(WORDS))
         if (cells < 0).any():
             raise BadCheckpoint("a cell of usage holds less than nothing")
         self._keep(cells)
@@ -170,7 +188,7 @@ class Cells:
     def _grow(self, calls: int) -> None:
         """Make room for a cell for each of `calls` more calls."""
         if self._used + calls > len(self._cells):
-            cells = np.zeros((max(self._used + calls, 2 * len(self._cells)), WORDS), np.int64)
+            cells = _room(max(self._used + calls, 2 * len(self._cells)))
             cells[: self._used] = self._cells[: self._used]
             self._cells = cells
         if 2 * len(self._cells) > len(self._places):

@@ -16,7 +16,7 @@ from schemas.pulse import Pulse, Slots
 from schemas.rollup import Rollup, used
 from schemas.signals import Signal
 from schemas.snapshot import Snapshot, array, joined, number, of_numbers, part
-from stream.cells import VALUES, WHAT, WHEN, WHO, Cells
+from stream.cells import OF_MEASURES, WHAT, WHEN, WHO, Cells
 from stream.dedupe import SeenIds
 from stream.windows import (
     FIRST_COUNT,
@@ -276,7 +276,7 @@ class Pipeline:
         tier = (cells[:, WHAT] & 3).astype(np.int8)
         hour, counted = ((cells[:, WHEN] >> shift & 0xFFFFFFFF).astype(np.int32) for shift in (32, 0))
         names, places = (keys, models, features, operations), (key, model, feature, operation)
-        return Rollup(self._partition, clock, *names, *places, tier, hour, counted, np.ascontiguousarray(cells[:, VALUES:]))
+        return Rollup(self._partition, clock, *names, *places, tier, hour, counted, cells[:, OF_MEASURES])
 
     def _close_before(self, edge: int, output: Output) -> None:
         """Close every slice before `edge`; slices in which nothing can happen are jumped over."""

@@ -22,7 +22,7 @@ from schemas.prices import PriceEntry
 from schemas.rollup import MEASURES, USAGE, Rollup
 from schemas.snapshot import BadCheckpoint, Snapshot
 from stream.assembly import AFTER_END, Assembly
-from stream.cells import VALUES, Cells
+from stream.cells import CALLS, Cells
 from stream.pipeline import Output
 from stream.windows import HOUR
 from tests.calls import T0, batch
@@ -264,7 +264,7 @@ def test_more_cells_than_may_be_said_at_once_take_turns_and_all_are_said_before_
     assert len(cells.rest()) == 7
     assert len(cells) == 10
     last = cells.take(now + 2)
-    assert last[:, VALUES].tolist() == [4] * 7
+    assert last[:, CALLS].tolist() == [4] * 7
     assert len(cells) == len(cells.rest()) == 0
 
 
