@@ -21,6 +21,7 @@ OF_MEASURES = [WORDS.index(name) for name in MEASURES]
 CELL = np.dtype([(name, np.int64) for name in WORDS])
 LINE = 64
 """Bytes"""
+AT_ONCE = 256
 REACH = 1
 """Hours behind the clock's whose cells are in memory."""
 MOST_SAID = 20_000
@@ -39,45 +40,71 @@ def _place_of(who, what, when, mask):  # type: ignore[no-untyped-def]  # numba i
 def fold_calls(rows, when, named, inputs, outputs, searches, sums, now, cells, used, places):  # type: ignore[no-untyped-def]
     """Add the calls `rows` to their cells. Returns (cells used, calls under a name OTHER).
 
-    A call whose hour is more than REACH before `now`, the clock's, has a cell of its hour that is `counted` now.
+    A call whose hour is more than REACH before `now`, the clock's, has a cell of its hour that is `counted` now. The cells
+    of AT_ONCE calls are looked for before the first is added to, so that they come from memory together.
     """
     ts, clock = when
     key, model, feature, operation, tier = named
     mask = np.uint64(len(places) - 1)
+    words = np.empty((AT_ONCE, 3), np.int64)
+    spots = np.empty(AT_ONCE, np.uint64)
+    found = np.empty(AT_ONCE, np.int64)
     others = 0
-    for i in rows:
-        at = clock[i] if ts[i] > clock[i] + AHEAD else ts[i]
-        hour = at // HOUR
-        who = np.int64(key[i]) << 32 | model[i]
-        what = np.int64(feature[i]) << 32 | operation[i] << 2 | tier[i]
-        whole = hour << 32 | (hour if hour >= now - REACH else now)
-        place = _place_of(who, what, whole, mask)
-        row = places[place] - 1
-        while row >= 0 and (cells[row, WHO] != who or cells[row, WHAT] != what or cells[row, WHEN] != whole):
-            place = (place + np.uint64(1)) & mask
-            row = places[place] - 1
-        if row < 0:
-            row = used
-            used += 1
-            places[place] = used
-            cells[row, :] = 0
-            cells[row, WHO] = who
-            cells[row, WHAT] = what
-            cells[row, WHEN] = whole
-        others += feature[i] == OTHER or operation[i] == OTHER
-        fresh, cached, write, write_1h, output, reasoning, audio_in, audio_out, searched = classes(
-            i, inputs, outputs, searches
-        )
-        cells[row, CALLS] += 1
-        cells[row, SPENT] += sums[i, USD]
-        cells[row, FRESH] += fresh
-        cells[row, CACHED] += cached
-        cells[row, OUTPUT] += output
-        if sums[i, GUESSED] | write | write_1h | reasoning | audio_in | audio_out | searched:
-            seldom = (sums[i, GUESSED], write, write_1h, reasoning, audio_in, audio_out, searched)
-            for s in range(len(seldom)):
-                cells[row, FIRST_SELDOM + s] += seldom[s]
+    for lo in range(0, len(rows), AT_ONCE):
+        n = min(AT_ONCE, len(rows) - lo)
+        for j in range(n):
+            i = rows[lo + j]
+            at = clock[i] if ts[i] > clock[i] + AHEAD else ts[i]
+            hour = at // HOUR
+            words[j, WHO] = np.int64(key[i]) << 32 | model[i]
+            words[j, WHAT] = np.int64(feature[i]) << 32 | operation[i] << 2 | tier[i]
+            words[j, WHEN] = hour << 32 | (hour if hour >= now - REACH else now)
+            others += feature[i] == OTHER or operation[i] == OTHER
+            spots[j] = _place_of(words[j, WHO], words[j, WHAT], words[j, WHEN], mask)
+        for j in range(n):
+            found[j] = places[spots[j]] - 1
+        for j in range(n):
+            if not _is(cells, max(found[j], 0), words[j]):
+                found[j] = -1
+        for j in range(n):
+            i = rows[lo + j]
+            row = found[j]
+            if row < 0:
+                row, used = _find(words[j], spots[j], mask, cells, used, places)
+            fresh, cached, write, write_1h, output, reasoning, audio_in, audio_out, searched = classes(
+                i, inputs, outputs, searches
+            )
+            cells[row, CALLS] += 1
+            cells[row, SPENT] += sums[i, USD]
+            cells[row, FRESH] += fresh
+            cells[row, CACHED] += cached
+            cells[row, OUTPUT] += output
+            if sums[i, GUESSED] | write | write_1h | reasoning | audio_in | audio_out | searched:
+                seldom = (sums[i, GUESSED], write, write_1h, reasoning, audio_in, audio_out, searched)
+                for s in range(len(seldom)):
+                    cells[row, FIRST_SELDOM + s] += seldom[s]
     return used, others
+
+
+@njit(cache=True, inline="always")
+def _is(cells, row, words):  # type: ignore[no-untyped-def]
+    """Whether the cell in `row` is the one that `words` name."""
+    return (cells[row, WHO] == words[WHO]) & (cells[row, WHAT] == words[WHAT]) & (cells[row, WHEN] == words[WHEN])
+
+
+@njit(cache=True)
+def _find(words, place, mask, cells, used, places):  # type: ignore[no-untyped-def]
+    """The row of the cell that `words` name, a new one where there is none, and how many are used then."""
+    row = places[place] - 1
+    while row >= 0:
+        if _is(cells, row, words):
+            return row, used
+        place = (place + np.uint64(1)) & mask
+        row = places[place] - 1
+    places[place] = used + 1
+    cells[used, :] = 0
+    cells[used, : len(words)] = words
+    return used, used + 1
 
 
 @njit(cache=True)

@@ -22,7 +22,7 @@ from schemas.prices import PriceEntry
 from schemas.rollup import MEASURES, USAGE, Rollup
 from schemas.snapshot import BadCheckpoint, Snapshot
 from stream.assembly import AFTER_END, Assembly
-from stream.cells import CALLS, Cells
+from stream.cells import CALLS, WORDS, Cells
 from stream.pipeline import Output
 from stream.windows import HOUR
 from tests.calls import T0, batch
@@ -250,6 +250,30 @@ def test_usage_is_said_once_a_minute_at_its_end_and_only_what_changed() -> None:
     usage = log.read(len(log.lines)).usage
     assert [rollup.clock - T0 for rollup in usage] == [60_000, 120_000, 180_000, 3 * HOUR]
     assert [int(rollup.values[0, 0]) for rollup in usage] == [52, 112, 172, 190]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 900), st.integers(1, 20))
+def test_the_kernel_adds_up_as_its_twin_does(seed: int, n: int, keys: int) -> None:
+    chance = random.Random(seed)
+    calls = batch([(0, -chance.choice([0, HOUR, 2 * HOUR, 50 * HOUR]), chance.randrange(keys), 1.0) for _ in range(n)])
+    sums, now = np.arange(12 * n).reshape(n, 12), T0 // HOUR
+    cells, twin = Cells(), dict[tuple[int, ...], Counter[str]]()
+    for lo in range(0, n, 300):
+        rows = np.array([i for i in range(lo, min(n, lo + 300)) if chance.random() < 0.9], np.intp)
+        others = cells.fold(calls, calls.clock, sums, rows, now)
+        assert others == sum(calls.feature[i] == 1 or calls.operation[i] == 1 for i in rows)
+        for i in rows.tolist():
+            hour = int(calls.ts[i]) // HOUR
+            named = (int(calls.key[i]), int(calls.feature[i]), int(calls.operation[i]))
+            cell = twin.setdefault((*named, hour, hour if hour >= now - 1 else now), Counter())
+            cell.update(calls=1, usd=int(sums[i, 0]), guessed_usd=int(sums[i, 1]), fresh=100, output=1000)
+    found = {}
+    for row in cells.snapshot()["cells"].tolist():
+        held = dict(zip(WORDS, row, strict=True))
+        place = (held["who"] >> 32, held["what"] >> 32, (held["what"] & 0xFFFFFFFF) >> 2, held["when"] >> 32)
+        found[(*place, held["when"] & 0xFFFFFFFF)] = Counter({name: held[name] for name in MEASURES if held[name]})
+    assert found == {place: +counts for place, counts in twin.items()}
 
 
 def test_more_cells_than_may_be_said_at_once_take_turns_and_all_are_said_before_they_leave() -> None:
