@@ -230,7 +230,9 @@ class Ledger:
     def usage(self, by: Sequence[str], hours: range, only: Mapping[str, Collection[str]]) -> list[tuple[Any, ...]]:
         """The sums of MEASURES in the epoch hours `hours`, grouped by DIMENSIONS, `hour` or `day` (epoch days); only what
         has one of the values of every dimension in `only`."""
-        day = usage.c.hour // literal_column(str(DAY))  # no parameter: PostgreSQL would take two for different groups
+        day = usage.c.hour // literal_column(
+            str(DAY), Integer
+        )  # no parameter: PostgreSQL would take two for different groups
         keys = [day if name == "day" else usage.c[name] for name in by]
         wanted = [usage.c.hour >= hours.start, usage.c.hour < hours.stop, *(usage.c[d].in_(v) for d, v in only.items())]
         sums = [func.sum(usage.c[name]) for name in MEASURES]
