@@ -23,6 +23,7 @@ from schemas.rollup import MEASURES, USAGE, Rollup
 from schemas.snapshot import BadCheckpoint, Snapshot
 from stream.assembly import AFTER_END, Assembly
 from stream.cells import CALLS, WORDS, Cells
+from stream.learn import _checkpoint as checkpoint_of
 from stream.pipeline import Output
 from stream.windows import HOUR
 from tests.calls import T0, batch
@@ -315,3 +316,11 @@ def test_cells_of_an_older_checkpoint_lack_a_measure_and_a_damaged_one_is_refuse
     state["cells"]["calls"] = -1
     with pytest.raises(BadCheckpoint, match="less than nothing"):
         Cells().restore(state)
+
+
+def test_what_was_learnt_from_a_file_is_no_usage_of_the_topic() -> None:
+    log, fresh = Log(0, LATE), Assembly(PRICES)
+    log.read(3)
+    assert log.assembly.pipeline.standing()[1]
+    fresh.restore(through_bytes(checkpoint_of(log.assembly, next=7).state))
+    assert (fresh.pipeline.standing()[1], fresh.pipeline.counters["usd"]) == ([], 0)
