@@ -42,6 +42,15 @@ def test_a_throttle_is_applied_reverted_at_lease_end_and_the_incident_resolves(s
     assert story.told[4][0] == 75
 
 
+def test_an_incident_that_nothing_was_heard_of_does_not_resolve_before_its_throttle_was_taken_back(story: Story) -> None:
+    story.hear(signal(T0))
+    for seconds in (2 * 3600, 2 * 3600 + 5):  # nobody made a call meanwhile: the clock of a backtest jumps
+        story.now = T0 + seconds * 1000
+        story.responder.tick(story.now)
+        story.deliver()
+    assert story.told[-2:] == [(7200.0, "throttle_reverted"), (7200.0, "incident_resolved")]
+
+
 def test_quiet_while_throttled_does_not_resolve(story: Story) -> None:
     story.hear(signal(T0))
     story.play(10)

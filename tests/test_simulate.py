@@ -86,8 +86,7 @@ def test_what_a_label_says_it_cost_is_what_the_file_costs_more(name: str, plain:
         assert label.usd == pytest.approx(max(usd(tmp_path) - usd(plain), 0), abs=0.02)
     spent = [so_far for _, so_far in label.curve]
     assert spent == [] or spent[-1] == pytest.approx(label.usd, abs=1e-3)
-    if name not in ("b_nightly_batch", "b_workday_ramp"):
-        assert label.start >= Labels.read(tmp_path / "labels.json").scored_from - 5_400
+    assert label.start >= Labels.read(tmp_path / "labels.json").scored_from
     read_document(tmp_path / "prices.json", PriceList)
     known = read_document(tmp_path / "directory.json", Directory)
     assert "*" in (label.tenant, *label.key_ids) or all(known.key(label.tenant, key) for key in label.key_ids)

@@ -20,7 +20,8 @@ class Label:
     """One planted scenario. Times in epoch seconds, money in USD.
 
     `kind` is what a detector should name; a look-alike has none, and any action on it is wrong. `key_ids` take part in
-    it, `*` alone means all of a tenant's (as `tenant`: of several). `usd` is what it cost over what the same keys would
+    it, `*` alone means all of a tenant's (as `tenant`: of several). One that has gone on since before the scored part
+    starts with that. `usd` is what it cost over what the same keys would
     have cost without it, `curve` how that grew: (time, USD so far). It is `material` from `material_at` on: when it has cost
     $5 or, if that is less, a tenth of all it will (one that costs nothing: at its 100th call, else at its start).
     """
