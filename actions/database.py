@@ -71,9 +71,12 @@ class Database:
 
     @contextmanager
     def transaction(self, reads: bool = False) -> Iterator[Connection]:
-        """May raise Busy, after having waited, and BadLedger; then nothing is written."""
+        """May raise Busy, after having waited, and BadLedger; then nothing is written. What it reads is of one moment."""
+        options: dict[str, Any] = {"reads": reads}
+        if reads and self.engine.dialect.name == "postgresql":
+            options["isolation_level"] = "REPEATABLE READ"
         try:
-            with self.engine.connect().execution_options(reads=reads) as connection, connection.begin():
+            with self.engine.connect().execution_options(**options) as connection, connection.begin():
                 yield connection
         except IntegrityError:
             raise

@@ -54,12 +54,11 @@ class Ledger:
     def __init__(self, name: str, wait_s: float = BUSY_S, must_exist: bool = False) -> None:
         self._database = Database(located(name), wait_s)
         self._epoch = 0
-        if must_exist and not self._database.may_be_there:
-            raise BadLedger(self._nowhere())
-        if not self._is_there():
-            if must_exist:
-                raise BadLedger(self._nowhere())
-            self._make()
+        try:
+            self._open(must_exist)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Give the database back."""
@@ -185,6 +184,13 @@ class Ledger:
             found: Happening | None = connection.execute(newest).scalar()
             return found
 
+    def _open(self, must_exist: bool) -> None:
+        if self._database.may_be_there and self._is_there():
+            return
+        if must_exist:
+            raise BadLedger(f"{self._database.name}: no such ledger; name the one that the responder uses with --ledger")
+        self._make()
+
     def _is_there(self) -> bool:
         """Whether somebody made it before. Raises BadLedger where it was made by a newer version, or is another program's."""
         with self._database.transaction(reads=True) as connection:
@@ -201,9 +207,6 @@ class Ledger:
             if not inspect(connection).has_table(versions.name):  # else another was faster
                 tables.create_all(connection)
                 connection.execute(insert(versions).values(version_num=REVISION))
-
-    def _nowhere(self) -> str:
-        return f"{self._database.name}: no such ledger; name the one that the responder uses with --ledger"
 
     def _hold(self, connection: Connection, now: Ms | None) -> None:
         beat = {} if now is None else {"beat": now}

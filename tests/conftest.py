@@ -38,8 +38,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and {"broker", "own_broker"} & set(item.fixturenames):
             item.add_marker("kafka")
-        if isinstance(item, pytest.Function) and "postgres" in item.fixturenames:
+        if isinstance(item, pytest.Function) and {"postgres", "postgresql"} & {*item.fixturenames, parameter(item)}:
             item.add_marker("postgres")
+
+
+def parameter(item: pytest.Function) -> object:
+    """Which database's ledgers it gets."""
+    return item.callspec.params.get("new_ledger") if hasattr(item, "callspec") else None
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +103,7 @@ def postgres(one_postgres: Postgres) -> Postgres:
 NewLedger = Callable[[], str]
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def new_ledger(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NewLedger:
     """Names of ledgers that are not there yet, in one database and then in the other."""
     monkeypatch.chdir(tmp_path)  # where a run keeps what a file's ledger has beside it

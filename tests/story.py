@@ -90,10 +90,10 @@ class Hook:
 class Story:
     """Time goes on in seconds after T0; `restart` drops everything but the ledger."""
 
-    def __init__(self, name: str, policy: Policy = ARMED, directory: Directory | None = None) -> None:
+    def __init__(self, name: str, policy: Policy = ARMED, directory: Directory | None = None, now: Ms = T0) -> None:
         self.name, self.policy, self.directory = name, policy, directory or Directory()
         self.hook = Hook()
-        self.now = T0
+        self.now = now
         self.told: list[tuple[float, str]] = []
         self.start()
 

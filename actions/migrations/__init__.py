@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy import Connection, inspect
 
 from actions.database import BadLedger
@@ -41,11 +41,11 @@ def newest() -> str | None:
 
 def _missing(revision: str | None, name: str) -> list[Script]:
     """The scripts after this revision, oldest first."""
-    try:
-        return list(_scripts().iterate_revisions("head", revision or "base"))[::-1]
-    except CommandError as error:
+    scripts = list(_scripts().walk_revisions())
+    if revision is not None and revision not in [script.revision for script in scripts]:
         why = f"its tables are of revision {revision}, this Burnguard knows up to {newest()}: a newer one wrote them"
-        raise BadLedger(f"{name}: {why}") from error
+        raise BadLedger(f"{name}: {why}")
+    return list(itertools.takewhile(lambda script: script.revision != revision, scripts))[::-1]
 
 
 def _check_first(connection: Connection, name: str) -> None:
