@@ -38,13 +38,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and {"broker", "own_broker"} & set(item.fixturenames):
             item.add_marker("kafka")
-        if isinstance(item, pytest.Function) and {"postgres", "postgresql"} & {*item.fixturenames, parameter(item)}:
+        if isinstance(item, pytest.Function) and {"postgres", "postgresql"} & {*item.fixturenames, *parameters(item)}:
             item.add_marker("postgres")
 
 
-def parameter(item: pytest.Function) -> object:
-    """Which database's ledgers it gets."""
-    return item.callspec.params.get("new_ledger") if hasattr(item, "callspec") else None
+def parameters(item: pytest.Function) -> set[object]:
+    """Those that are words, such as the database that its ledgers are in."""
+    given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return {each for each in given if isinstance(each, str)}
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +117,7 @@ def new_ledger(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyte
 
 def fewer(count: int, ledger: str) -> int:
     """So many of a test's examples on this ledger: all on SQLite, on a server some."""
-    return count // 4 if ledger.startswith("postgresql") else count
+    return count // 5 if ledger.startswith("postgresql") else count
 
 
 NewStory = Callable[..., Story]

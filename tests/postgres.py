@@ -61,7 +61,7 @@ class Postgres:
         self._process: subprocess.Popen[bytes] | None = None
         self.password = secrets.token_urlsafe(12)
         self._ledgers = 0
-        (self._port,) = free_ports(1)
+        (self.port,) = free_ports(1)
 
     def __enter__(self) -> Postgres:
         self._folder = Path(tempfile.mkdtemp(prefix="burnguard-postgres-"))
@@ -84,7 +84,7 @@ class Postgres:
         """Returns when it answers. Starting a running one does nothing."""
         if self._process is not None:
             return
-        given = [f"--{name}={value}" for name, value in {**SETTINGS, "port": str(self._port)}.items()]
+        given = [f"--{name}={value}" for name, value in {**SETTINGS, "port": str(self.port)}.items()]
         with (self._folder / "log.txt").open("ab") as log:
             self._process = subprocess.Popen(
                 [self._programs / "postgres", "-D", str(self._folder / "data"), *given],
@@ -116,7 +116,7 @@ class Postgres:
         return f"{self.url()}?options=-csearch_path%3Dledger_{self._ledgers}"
 
     def url(self, database: str = "postgres") -> str:
-        return f"postgresql://{USER}:{self.password}@127.0.0.1:{self._port}/{database}"
+        return f"postgresql://{USER}:{self.password}@127.0.0.1:{self.port}/{database}"
 
     def execute(self, statement: str) -> list[tuple[Any, ...]]:
         """What the administrator gets for an answer."""

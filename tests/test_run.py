@@ -169,6 +169,7 @@ def test_stop_takes_throttles_back_itself_where_no_responder_lives(
     assert "released" in burnguard("stop", "--release", "--ledger", story.name).output
 
 
+@pytest.mark.parametrize("new_ledger", ["sqlite"], indirect=True)
 def test_a_burn_on_standard_input_is_throttled_though_the_process_is_killed_in_between(
     receiver: Receiver, files: Path, new_ledger: NewLedger
 ) -> None:

@@ -87,6 +87,7 @@ def test_a_run_that_is_told_to_end_takes_throttles_back_sums_up_and_resigns(
     assert time.monotonic() - began < 4, "who has resigned is not waited for"
 
 
+@pytest.mark.parametrize("new_ledger", ["sqlite"], indirect=True)
 def test_a_second_ctrl_c_leaves_at_once(receiver: Receiver, tmp_path: Path, new_ledger: NewLedger) -> None:
     nobody = {**live(receiver, tmp_path), "BURNGUARD_WEBHOOK_URL": "http://127.0.0.1:1/hook"}
     process = running(throttled(new_ledger()), nobody)
