@@ -41,7 +41,7 @@ ledger_option = click.option(
 )
 
 
-MISTAKES = (SettingsError, DocumentError, BadCheckpoint, BadLedger, Busy, Deposed, BrokenFile, OSError)
+MISTAKES = (SettingsError, DocumentError, Unreachable, BadCheckpoint, BadLedger, Busy, Deposed, BrokenFile, OSError)
 """What may go wrong without us being wrong: each says what it is about."""
 
 

@@ -175,7 +175,7 @@ class Run:
     def _respond(self, output: Output) -> None:
         for pulse in output.pulses:
             self._tenants.fold(pulse)
-        respond(output, self._duty.responder, wall())
+        respond(output.in_order(), self._duty.responder, wall())
         self._duty.tell()
 
     def _sum_up(self) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from schemas.batch import ABSENT
 from stream.lab.calls import F64, Calls, fingerprints, nearly
 from stream.lab.population import HOUR_S
-from stream.lab.scene import MOST_CALLS, Planted, Scene, busy, planted
+from stream.lab.scene import MOST_CALLS, Planted, Scene, planted, talking
 
 
 def _steps(scene: Scene, hours: float, every: float, regular: float) -> F64:
@@ -40,7 +40,7 @@ def _of(scene: Scene, calls: Calls, prompts: int, near: float = 0.0) -> Calls:
     return calls
 
 
-@planted("agent_loop", "throttle", hours=14, wants=busy)
+@planted("agent_loop", "throttle", hours=14, wants=talking)
 def agent_loop_tight(scene: Scene) -> Planted:
     """One session sends the same 1-3 prompts every few seconds, its transcript growing and cached."""
     at = _steps(scene, scene.vary(1, 14), scene.vary(3, 16), scene.vary(0.03, 0.3))
@@ -53,7 +53,7 @@ def agent_loop_tight(scene: Scene) -> Planted:
     return Planted([scene.key], scene.sent(calls, at))
 
 
-@planted("agent_loop", "throttle", hours=30, wants=busy)
+@planted("agent_loop", "throttle", hours=30, wants=talking)
 def agent_pingpong(scene: Scene) -> Planted:
     """Two agents answer each other day and night, 2-8 prompts in turn, regular as a clock."""
     at = _steps(scene, scene.vary(6, 30), scene.vary(6, 20), scene.vary(0.02, 0.15))
@@ -66,7 +66,7 @@ def agent_pingpong(scene: Scene) -> Planted:
     return Planted([scene.key], scene.sent(calls, at))
 
 
-@planted("agent_loop", "throttle", hours=4, wants=busy)
+@planted("agent_loop", "throttle", hours=4, wants=talking)
 def subagent_fanout(scene: Scene) -> Planted:
     """30-200 concurrent sub-agents, two prompts in five nearly the same, $150-1,500/h."""
     hours, workers = scene.vary(0.5, 4), int(scene.vary(30, 200))
