@@ -205,7 +205,7 @@ class Ledger:
         with self._database.transaction() as connection:
             alone(connection)
             if not inspect(connection).has_table(versions.name):  # else another was faster
-                tables.create_all(connection)
+                tables.create_all(connection, checkfirst=False)
                 connection.execute(insert(versions).values(version_num=REVISION))
 
     def _hold(self, connection: Connection, now: Ms | None) -> None:

@@ -19,13 +19,20 @@ from sqlalchemy import (
 REVISION = "0002"
 """What these tables are called in `versions`: the newest script of `actions/migrations`."""
 tables = MetaData()
+
+
+def _one_row() -> Column[int]:
+    """The key of a table that has the one row 1."""
+    return Column("id", Integer, primary_key=True, autoincrement=False)
+
+
 versions = Table(
     "alembic_version",
     tables,
     Column("version_num", String(32), nullable=False),
     PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
 )
-epochs = Table("epoch", tables, Column("id", Integer, primary_key=True), Column("epoch", Integer), Column("beat", BigInteger))
+epochs = Table("epoch", tables, _one_row(), Column("epoch", Integer), Column("beat", BigInteger))
 signals = Table(
     "signals",
     tables,
@@ -72,7 +79,5 @@ receipts = Table(
 happenings = Table(
     "happenings", tables, Column("id", Integer, primary_key=True), Column("at", BigInteger), Column("verb", String(16))
 )
-positions = Table("positions", tables, Column("id", Integer, primary_key=True), Column("next", BigInteger))
-folds = Table(
-    "folds", tables, Column("id", Integer, primary_key=True), Column("next", BigInteger), Column("blob", LargeBinary)
-)
+positions = Table("positions", tables, _one_row(), Column("next", BigInteger))
+folds = Table("folds", tables, _one_row(), Column("next", BigInteger), Column("blob", LargeBinary))

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,7 +34,9 @@ SETTINGS = {
     "max_connections": "100",
 }
 STARTS_WITHIN_S = 30.0
-NO_CLUSTER = Path("/etc/postgresql-common/createcluster.conf")
+COMMON = Path("/etc/postgresql-common/createcluster.conf")
+ROOT = [] if os.getuid() == 0 else ["sudo"]
+"""How a command is begun that only root may."""
 
 
 class NoPostgres(RuntimeError):
@@ -85,9 +87,10 @@ class Postgres:
         if self._process is not None:
             return
         given = [f"--{name}={value}" for name, value in {**SETTINGS, "port": str(self.port)}.items()]
+        with_us = ["setpriv", "--pdeathsig", "QUIT"] if shutil.which("setpriv") else []  # it ends when we are killed
         with (self._folder / "log.txt").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._programs / "postgres", "-D", str(self._folder / "data"), *given],
+                [*with_us, self._programs / "postgres", "-D", str(self._folder / "data"), *given],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -137,29 +140,29 @@ class Postgres:
             self._process = None
 
 
-def fetch() -> None:
-    """Install Debian's package, without the cluster that it would start."""
-    try:
-        print(f"PostgreSQL: already in {binaries()}")  # noqa: T201
-        return
-    except NoPostgres:
-        if shutil.which("apt-get") is None:
-            print("PostgreSQL: apt is not there, install it yourself; without it the tests that need it are skipped")  # noqa: T201
-            return
-    before = [] if os.getuid() == 0 else ["sudo"]
-    unwanted = f"mkdir -p {NO_CLUSTER.parent} && test -e {NO_CLUSTER} || echo 'create_main_cluster = false' > {NO_CLUSTER}"
-    subprocess.run([*before, "sh", "-c", unwanted], check=True)
-    install = ["apt-get", "install", "-qq", "-y", "--no-install-recommends", "postgresql"]
-    quiet = {"env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "capture_output": True, "text": True}
-    done = subprocess.run([*before, *install], **quiet)  # type: ignore[call-overload]
+def fetch() -> str:
+    """Install Debian's package, without the cluster that it would start; what came of it."""
+    with suppress(NoPostgres):
+        return f"already in {binaries()}"
+    if shutil.which("apt-get") is None:
+        return "apt is not there, so install it yourself; without it the tests that need it are skipped"
+    no_cluster = f"mkdir -p {COMMON.parent} && test -e {COMMON} || echo 'create_main_cluster = false' > {COMMON}"
+    subprocess.run([*ROOT, "sh", "-c", no_cluster], check=True)
+    done = _apt("install")
+    if done.returncode:  # perhaps its lists are old
+        _apt("update")
+        done = _apt("install")
     if done.returncode:
-        subprocess.run([*before, "apt-get", "update", "-qq"], **quiet)  # type: ignore[call-overload]
-        done = subprocess.run([*before, *install], **quiet)  # type: ignore[call-overload]
-    if done.returncode:
-        raise SystemExit(f"apt-get could not install postgresql: {done.stderr[-800:]}")
-    print(f"PostgreSQL: installed in {binaries()}")  # noqa: T201
+        raise SystemExit(f"apt-get could not install postgresql: {done.stderr[-800:].strip()}")
+    return f"installed in {binaries()}"
+
+
+def _apt(command: str) -> subprocess.CompletedProcess[str]:
+    what = ["-y", "--no-install-recommends", "postgresql"] if command == "install" else []
+    quiet = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", command, "-qq", *what]
+    return subprocess.run([*ROOT, *quiet], capture_output=True, text=True)
 
 
 if __name__ == "__main__":
     assert sys.argv[1:] == ["fetch"], "usage: python -m tests.postgres fetch"
-    fetch()
+    print(f"PostgreSQL: {fetch()}")  # noqa: T201

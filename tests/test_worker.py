@@ -315,7 +315,7 @@ def test_a_new_group_reads_the_retained_log_says_how_far_it_is_and_nothing_of_it
     assert (last["event"], last["read"]) == ("caught up", len(CALLS))
     signals = said(log)[0].values()
     assert {signal.phase for signal in signals} >= {"open", "update"}
-    story = Story(tmp_path / "l.sqlite")
+    story = Story(str(tmp_path / "l.sqlite"))
     story.now = now
     story.hear(*signals)
     assert (story.told, story.hook.posts) == ([], [])
