@@ -121,6 +121,8 @@ def backtest(
             _show_only(name, only)
     tables: Sequence[Table] = ()
     if truth is not None:
+        if truth.labels and not truth.fits(played.spent.names):
+            raise click.ClickException(f"{labels}: none of its keys makes a call in {source}: labels of another file?")
         rows = standings(list(policies), played, known, truth)
         tables = _show(rows, out)
     (out / "report.html").write_text(report(ours, played, source.rpartition("/")[2], truth, tables))
@@ -180,7 +182,9 @@ def _policies(policy: Path | None, against: Path | None) -> dict[str, Policy]:
     """The policies under the names that they have in tables."""
     if against is None:
         return {"burnguard": policy_of(policy)}
-    names = [policy.name if policy else "recommended", against.name if against != policy else f"{against.name} again"]
+    names = [policy.name if policy else "recommended", against.name]
+    if names[0] == names[1]:
+        names = [str(policy), f"{against} (against)"]
     return {f"burnguard, {name}": policy_of(path) for name, path in zip(names, (policy, against), strict=True)}
 
 

@@ -272,7 +272,7 @@ def dress(rng: np.random.Generator, words: Words, key: Key, calls: Calls, sessio
     calls["operation"] = OPERATIONS.index("embeddings" if key.role == "embed" else "chat")
     calls["prompt_fingerprint"] = fingerprints(rng, len(calls))
     calls["prompt_simhash"] = fingerprints(rng, len(calls))
-    calls["latency_ms"] = 300 + calls["output_tokens"] * rng.uniform(8, 25) * rng.lognormal(0, 0.3, len(calls))
+    calls["latency_ms"] = latency(rng, calls)
     if rng.random() < 0.5:
         calls["requested_model"] = key.model
     if rng.random() < 0.5:
@@ -308,6 +308,11 @@ def _ask_again(rng: np.random.Generator, key: Key, calls: Calls) -> None:
         calls["response_cache"][known] = RESPONSE_CACHE.index("hit")
         calls["latency_ms"][known] = rng.uniform(5, 60, len(known))
         _use_nothing(calls, known)
+
+
+def latency(rng: np.random.Generator, calls: Calls) -> F64:
+    """Milliseconds that such answers take."""
+    return np.asarray(300 + calls["output_tokens"] * rng.uniform(8, 25) * rng.lognormal(0, 0.3, len(calls)))
 
 
 def fail(rng: np.random.Generator, calls: Calls, rows: Rows, statuses: Sequence[int] = (429, 500, 503, 529)) -> None:

@@ -11,7 +11,20 @@ import numpy as np
 from schemas.batch import ABSENT
 from stream.lab.calls import F64, OPERATIONS, Calls, Rows, Words, blank, cost, fingerprints
 from stream.lab.labels import RightAction
-from stream.lab.population import AGENTS, COUNTRIES, DAY_S, HOUR_S, MODELS, Background, Key, arrivals, between, send
+from stream.lab.population import (
+    AGENTS,
+    COUNTRIES,
+    DAY_S,
+    HOUR_S,
+    MODELS,
+    Background,
+    Key,
+    arrivals,
+    between,
+    fail,
+    latency,
+    send,
+)
 from stream.pricing import PriceBook
 
 MOST_CALLS = 40_000
@@ -187,6 +200,15 @@ class Scene:
             calls[name] = np.where(calls[name] == ABSENT, ABSENT, 0)
         return calls
 
+    def cached(self, calls: Calls, known: F64) -> Calls:
+        """With so much of each prompt from the cache, in blocks; the rest is written where the provider says that."""
+        calls["cached_input_tokens"] = known.astype(int) // 64 * 64
+        new = calls["input_tokens"] - calls["cached_input_tokens"]
+        hour = calls["cache_write_1h_tokens"] != ABSENT
+        calls["cache_write_tokens"] = np.where(calls["cache_write_tokens"] == ABSENT, ABSENT, new)
+        calls["cache_write_1h_tokens"] = np.where(hour, new, ABSENT)
+        return calls
+
     def sized(self, calls: Calls, given: float, answered: float, spread: float = 0.5) -> Calls:
         """Prompts and answers of about so many tokens, nothing cached."""
         noise = self.rng.lognormal(0, spread, (2, len(calls)))
@@ -195,6 +217,7 @@ class Scene:
         calls["output_tokens"] = np.clip(answered * noise[1], 0, 32_000)
         known = calls["reasoning_tokens"] != ABSENT
         calls["reasoning_tokens"] = np.where(known, thought * calls["output_tokens"], ABSENT)
+        calls["latency_ms"] = np.where(np.isnan(calls["latency_ms"]), np.nan, latency(self.rng, calls))
         return self.uncached(calls)
 
     def of_model(self, calls: Calls, model: tuple[str, str]) -> Calls:
@@ -232,6 +255,8 @@ class Scene:
         embeds = calls["operation"] == OPERATIONS.index("embeddings")
         calls["output_tokens"] = np.where(embeds, 0, calls["output_tokens"])
         calls["reasoning_tokens"] = np.minimum(calls["reasoning_tokens"], calls["output_tokens"])
+        unlucky = (calls["status"] == 200) & (self.rng.random(len(calls)) < (key or self.key).fails)
+        fail(self.rng, calls, np.flatnonzero(unlucky))
         send(self.rng, key or self.key, calls)
         return calls
 

@@ -92,9 +92,9 @@ class Staging:
         self._prices = PriceBook([PriceEntry.model_validate(entry) for _, p in planted for entry in p.prices])
         names = [scenario.name for scenario, _ in planted]
         labels = [self._label(s, p, f"{s.name}-{names[:n].count(s.name) + 1}") for n, (s, p) in enumerate(planted)]
-        windows = [window for _, p in planted for window in p.windows]
         calls = self._sent([p for _, p in planted])
         keys = list({key.number: key for key in (*self._background.keys, *(k for _, p in planted for k in p.keys))}.values())
+        windows = [*self._windows(keys), *(window for _, p in planted for window in p.windows)]
         return Simulated(
             calls=calls,
             words=self._background.words,
@@ -122,7 +122,7 @@ class Staging:
                 break
             key = self._background.keys[int(self._rng.choice(len(weights), p=weights / weights.sum()))]
             at = self._time(scenario, key)
-            planted = scenario.plant(Scene(self._rng, self._background, self._prices, key, at))
+            planted = self._in_time(scenario.plant(Scene(self._rng, self._background, self._prices, key, at)))
             taken = {key.number, *(k.number for k in planted.keys)}
             if scenario.whole_tenant:
                 taken |= {k.number for k in self._background.keys if k.tenant == key.tenant}
@@ -132,6 +132,13 @@ class Staging:
                 return planted
             weights[key.number] = 0.0
         return None
+
+    def _in_time(self, planted: Planted) -> Planted:
+        """Without the calls that would come after the end."""
+        for name in ("added", "ordinary", "again"):
+            calls = getattr(planted, name)
+            setattr(planted, name, calls[calls["arrival_ts"] <= self._background.end])
+        return planted
 
     def _time(self, scenario: Scenario, key: Key) -> float:
         """When it starts: in the second half, early enough to end in time."""
@@ -148,6 +155,17 @@ class Staging:
         whole = size <= max(len(tenants) / 5, size.min())
         whole[which[~self._free]] = False
         return np.asarray(whole[which] / size[which] ** 2.0)
+
+    def _windows(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
+        """Windows in which nothing came of what was declared: about one for each two tenants."""
+        rng, begin, end = self._rng, self._background.start, self._background.end
+        declared: list[dict[str, Any]] = []
+        for tenant in sorted({key.tenant for key in keys if rng.random() < 0.2}):
+            at = float(rng.uniform(begin, end))
+            kind = str(rng.choice(["deploy", "load_test", "maintenance"]))
+            until = at + between(rng, 1_200, 10_800)
+            declared.append({"kind": kind, "tenant": tenant, "start_ts": at, "end_ts": until})
+        return declared
 
     def _budgets(self) -> dict[str, float]:
         """What half of the tenants may cost a month: more than they do."""

@@ -7,7 +7,7 @@ import numpy as np
 from stream.lab.calls import Calls
 from stream.lab.population import DAY_S, HOUR_S, MODELS, fail, working
 from stream.lab.scenarios.caches import missed
-from stream.lab.scene import MOST_CALLS, Planted, Scene, busy, caching, chatting, minutes, planted, talking
+from stream.lab.scene import MOST_CALLS, Planted, Scene, busy, caching, chatting, minutes, planted
 
 
 @planted(None, "none", hours=20, wants=chatting, awake=True)
@@ -165,7 +165,7 @@ def b_travel_dev(scene: Scene) -> Planted:
     return Planted([scene.key], rows=rows[user], changed=calls[user])
 
 
-@planted(None, "none", hours=20, wants=talking)
+@planted(None, "none", hours=20, wants=caching)
 def b_agent_marathon(scene: Scene) -> Planted:
     """Four long agent sessions side by side, all prompts distinct, with human pauses."""
     added = []
@@ -178,8 +178,7 @@ def b_agent_marathon(scene: Scene) -> Planted:
         calls["input_tokens"] = context
         calls["output_tokens"] = scene.rng.lognormal(np.log(250), 0.8, steps)
         known = np.concatenate([[0], np.minimum(context[:-1], context[1:])])
-        calls["cached_input_tokens"] = np.where(gaps > 300, 0, known).astype(np.int32) // 64 * 64
-        calls["cache_write_tokens"] = calls["cache_write_1h_tokens"] = -1
+        calls = scene.cached(calls, np.where(gaps > 300, 0, known))
         added.append(scene.sent(calls, scene.at + np.cumsum(gaps)))
     return Planted([scene.key], np.concatenate(added))
 

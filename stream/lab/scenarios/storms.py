@@ -61,7 +61,7 @@ def storm_429_unbilled(scene: Scene) -> Planted:
     seconds = scene.vary(8, 60) * 60
     calls = scene.usual(min(int(seconds * scene.vary(8, 50)), MOST_CALLS))
     fail(scene.rng, calls, np.arange(len(calls)), [429])
-    calls["latency_ms"] = 40.0
+    calls["latency_ms"] = scene.rng.uniform(15, 90, len(calls))
     calls["prompt_fingerprint"] = scene.rng.choice(calls["prompt_fingerprint"][:200], len(calls))
     at = scene.at + np.sort(scene.rng.uniform(0, seconds, len(calls)))
     return Planted([scene.key], scene.sent(calls, at), free=True)
