@@ -189,19 +189,22 @@ def test_a_responder_that_freezes_within_a_transaction_loses_its_lock_and_writes
     name = postgres.ledger()
     frozen = subprocess.Popen([sys.executable, "-c", FREEZES, name], stdout=subprocess.PIPE, text=True)
     os.waitid(os.P_PID, frozen.pid, os.WSTOPPED | os.WNOWAIT)
-    with closing(Ledger(name, wait_s=0.2)) as other:
+    try:
+        with closing(Ledger(name, wait_s=0.2)) as other:
+            seconds = until(lambda: takes(other))
+            figure(f"frozen within a transaction: the ledger is free again after {seconds:.1f} s")
+            assert seconds < FROZEN_S + 2
+            frozen.send_signal(signals.SIGCONT)
+            said, _ = frozen.communicate(timeout=20)
+            assert "terminating connection due to idle-in-transaction timeout" in said
+            assert "epoch 1 is over" in said
+            assert (other.epoch, other.last_beat()) == (2, 7)
+    finally:
+        frozen.kill()
 
-        def taken() -> bool:
-            with suppress(Busy):
-                other.take_epoch(7)
-                return True
-            return False
 
-        seconds = until(taken)
-        figure(f"frozen within a transaction: the ledger is free again after {seconds:.1f} s")
-        assert seconds < FROZEN_S + 2
-        frozen.send_signal(signals.SIGCONT)
-        said, _ = frozen.communicate(timeout=20)
-        assert "terminating connection due to idle-in-transaction timeout" in said
-        assert "epoch 1 is over" in said
-        assert (other.epoch, other.last_beat()) == (2, 7)
+def takes(ledger: Ledger) -> bool:
+    with suppress(Busy):
+        ledger.take_epoch(7)
+        return True
+    return False

@@ -55,7 +55,8 @@ def _check_first(connection: Connection, name: str) -> None:
         if found.has_table(table.name):
             columns = {column["name"] for column in found.get_columns(table.name)}
             if columns != set(table.columns.keys()):
-                raise BadLedger(f"{name}: its table {table.name} is not a ledger's; give the ledger a place of its own")
+                why = f"its table {table.name} is none that a Burnguard since 0.1 made"
+                raise BadLedger(f"{name}: {why}; give the ledger a place of its own")
 
 
 def _context(connection: Connection) -> MigrationContext:
