@@ -1,3 +1,4 @@
+-- A ledger of commit 6b904c3, the last before migrations, its rows copied to tables that it made on PostgreSQL 15, as pg_dump --inserts writes them.
 CREATE TABLE public.deliveries (
     webhook_id character varying(16) NOT NULL,
     "order" character varying(16),

@@ -1,3 +1,4 @@
+-- A ledger of commit 6b904c3, the last before migrations.
 BEGIN TRANSACTION;
 CREATE TABLE deliveries (
 	webhook_id VARCHAR(16) NOT NULL, 
