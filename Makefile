@@ -15,8 +15,9 @@ help: ## what each target does
 
 setup: .venv/ready ## make .venv from the lock and install burnguard into it
 
-services: setup ## fetch what tests start themselves: Apache Kafka's jars (needs Java and Maven)
+services: setup ## fetch what tests start themselves: Apache Kafka's jars (needs Java and Maven), PostgreSQL (where apt is)
 	$(PY)/python -m examples.kafka.broker fetch
+	$(PY)/python -m tests.postgres fetch
 
 kafka-up: setup ## start a Kafka broker on this machine
 	$(PY)/python -m examples.kafka.broker up
@@ -30,8 +31,9 @@ check: setup ## format, lint, types and import rules, as CI runs them
 	$(PY)/mypy
 	$(PY)/lint-imports
 
-test: setup ## all tests
-	$(PY)/pytest -q
+test: setup ## all tests: first what needs no broker, on two cores, then what needs one
+	$(PY)/pytest -q -n 2 -m "not kafka and not chaos"
+	$(PY)/pytest -q -m "kafka or chaos"
 
 demo: setup ## a stolen key burns, is noticed, throttled and released in a minute and a half; KAFKA=1: through Kafka, killing a worker
 	$(PY)/python -m examples.demo.$(if $(KAFKA),with_kafka,demo)

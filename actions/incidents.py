@@ -175,7 +175,7 @@ class Book:
                 self._tell(now, "throttle_expired", f"{_entity(order)}: the throttle was not sent in time", None, order)
         for incident in [i for i in self.incidents.values() if i.state is IncidentState.OPEN]:
             if now - incident.heard_at >= SILENCE and self._throttle_of(incident) is None:
-                self._resolve(incident, incident.heard_at + SILENCE)
+                self._resolve(incident, max(incident.heard_at + SILENCE, incident.reverted_at or 0))
         for incident in [i for i in self.incidents.values() if i.resolved_at is not None]:
             if incident.resolved_at is not None and now - incident.resolved_at >= REOPENS:
                 self._forget(incident)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from schemas.directory import Directory
 from stream.documents import recommended
-from stream.lab.backtest import backtest
+from stream.lab.backtest import File, backtest
 from stream.lab.simulate import drawn, simulated
 
 DAYS, KEYS, COUNT = 14.0, 60, 20
@@ -37,7 +37,7 @@ def measured(trace: Path | None) -> str:
 
         made = timed(simulate)
         calls = (folder / "calls.ndjson").read_bytes().count(b"\n")
-        played = timed(lambda: backtest(folder / "calls.ndjson", [], Directory(), [recommended()], folder))
+        played = timed(lambda: backtest([File(folder / "calls.ndjson")], [], Directory(), [recommended()], folder))
         panes = DAYS * 86_400 / PANE_S
         return (
             f"{trace.name if trace else 'built-in'}: {calls:,} calls simulated and written at {calls / made:,.0f}/s, "

@@ -34,8 +34,8 @@ Written by `python -m bench.quality TRACES NAB` ({machine}); the numbers are tho
 now, low ones too. Until the detectors of issue 8 there is one: the money rule of `spend_spike`. It can name no other kind,
 and its only action is a throttle, so "kind right" and "right action" can hardly be higher than the share of such incidents.
 
-Traffic: {count} of the {scenarios} [scenarios](scenarios.md), drawn at random, planted into the second week of {days} days of
-ordinary traffic, on each of {backgrounds} backgrounds (a built-in population of {keys} keys; real clients of a large model at
+Traffic: {count} of the {scenarios} [scenarios](scenarios.md), drawn at random (one that fits no key is left out), in the second
+week of {days} days of ordinary traffic, on each of {backgrounds} backgrounds (a built-in population of {keys} keys; real clients of a large model at
 Alibaba; real coding-agent sessions), with the seeds {first} to {last}, which are used for nothing else. Every policy and rule
 sees the same calls. Rivals are re-implemented from what they publish ([baselines.py](../stream/lab/baselines.py) names each
 source); all they do is notify. The packaged policy is armed. Make it your own: `burnguard trials --background YOUR.ndjson`.

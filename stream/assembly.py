@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from detectors.base import PaneDetector
 from detectors.spend import GATES_USD, Gates, SpendSpike
 from schemas.batch import SLICE, Ms
 from schemas.decode import Decoder
 from schemas.prices import PriceEntry
+from schemas.pulse import Pulse
 from schemas.signals import Signal, identity
 from schemas.snapshot import Snapshot, joined, part
 from stream.dedupe import NEWEST_IDS, SeenIds
-from stream.pipeline import Output, Pipeline
+from stream.pipeline import Pipeline
 from stream.pricing import PriceBook
 from stream.responder import Responder
 
@@ -55,13 +56,15 @@ class Assembly:
         self.pipeline.restore(part(snapshot, "pipeline"))
 
 
-def respond(output: Output, responder: Responder, now: Ms | None, after: Callable[[Ms], None] = lambda now: None) -> None:
-    """Let the responder hear a step's signals and panes in time order.
+def respond(
+    words: Iterable[Signal | Pulse], responder: Responder, now: Ms | None, after: Callable[[Ms], None] = lambda now: None
+) -> None:
+    """Let the responder hear signals and panes in time order; the last of them is a pulse, as in every step of a pipeline.
 
     `now` is wall time, None for a backtest, whose now is each pulse's clock; `after` is called behind every pane.
     """
     due: list[Signal] = []
-    for said in output.in_order():
+    for said in words:
         if isinstance(said, Signal):
             due.append(said)
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -13,19 +14,32 @@ from schemas.batch import NANO
 from schemas.policy import Policy
 from stream.cli_options import FILE, directory_of, directory_option, policy_of, policy_option, prices_of, prices_option
 from stream.lab.alerts import Alert
+from stream.lab.backtest import File, Source, Topic, difference
 from stream.lab.backtest import backtest as play
-from stream.lab.backtest import difference
 from stream.lab.labels import Labels
 from stream.lab.report import report
 from stream.lab.scenarios import SCENARIOS
 from stream.lab.simulate import drawn, simulated
 from stream.lab.tables import LEGEND, Row, Table, basis, by_kind, by_lookalike, by_scenario, summary, to_json
+from stream.lab.topic import SCHEME, BadSpan, Span, recorded
 from stream.lab.trials import Traffic, standings, together
 from stream.lab.trials import trials as run
+from stream.settings import KafkaSettings
 
 SHOWN = 20
 """Of the alerts that only one policy gives."""
+MOST_SEEDS = 10_000
 NAMES = {scenario.name: scenario for scenario in SCENARIOS}
+
+
+class Days(click.FloatRange):
+    """A number of days; `nan` is none."""
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        days = float(super().convert(value, param, ctx))
+        if math.isnan(days):
+            self.fail("nan is no number of days", param, ctx)
+        return days
 
 
 def _listed(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
@@ -41,7 +55,7 @@ def _listed(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for what it writes.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="The same seed gives the same bytes.")
 @click.option("--background", type=FILE, help="A real trace, or your own usage events; else a built-in population.")
-@click.option("--days", type=click.FloatRange(1, 365), default=14.0, show_default=True, help="Not for your own events.")
+@click.option("--days", type=Days(1, 365), default=14.0, show_default=True, help="Not for your own events.")
 @click.option("--keys", type=click.IntRange(1, 100_000), default=60, show_default=True, help="Of the built-in population.")
 @click.option("--count", type=click.IntRange(0, 1_000), default=20, show_default=True, help="Scenarios to plant.")
 @click.option("--scenario", "names", type=click.Choice(list(NAMES)), multiple=True, metavar="NAME", help="This one instead.")
@@ -68,7 +82,7 @@ def simulate(
 
 
 @click.command()
-@click.argument("source", type=FILE)
+@click.argument("source")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for what it writes.")
 @prices_option
 @directory_option
@@ -76,7 +90,7 @@ def simulate(
 @click.option("--against", type=FILE, help="A second policy: which alerts does only one of the two give?")
 @click.option("--labels", type=FILE, help="What really happened, as `simulate` writes it: scores the alerts, and rivals.")
 def backtest(
-    source: Path,
+    source: str,
     out: Path,
     prices: Path | None,
     directory: Path | None,
@@ -84,13 +98,16 @@ def backtest(
     against: Path | None,
     labels: Path | None,
 ) -> None:
-    """Run SOURCE (NDJSON, .gz too) through the same pipeline in event time; nothing is sent.
+    """Run SOURCE through the same pipeline in event time; nothing is sent.
+
+    SOURCE is an NDJSON file (.gz too), or kafka:TOPIC@FROM..TO (BURNGUARD_KAFKA_...), such as kafka:usage@2026-11-01.. with
+    times in ISO 8601 or epoch seconds.
 
     OUT gets alerts.jsonl, report.html and quarantine.jsonl, with --labels also score.json, with --against against.jsonl.
     """
     policies, truth, known = _policies(policy, against), Labels.read(labels) if labels else None, directory_of(directory)
     out.mkdir(parents=True, exist_ok=True)
-    played = play(source, prices_of(prices), known, list(policies.values()), out)
+    played = play(_sources(source), prices_of(prices), known, list(policies.values()), out)
     totals, ours = played.totals, played.played[0]
     ours.write(out / "alerts.jsonl")
     click.echo(f"calls        {totals.calls}")
@@ -104,9 +121,11 @@ def backtest(
             _show_only(name, only)
     tables: Sequence[Table] = ()
     if truth is not None:
+        if truth.labels and not truth.fits(played.spent.names):
+            raise click.ClickException(f"{labels}: none of its keys makes a call in {source}: labels of another file?")
         rows = standings(list(policies), played, known, truth)
         tables = _show(rows, out)
-    (out / "report.html").write_text(report(ours, played, source.name, truth, tables))
+    (out / "report.html").write_text(report(ours, played, source.rpartition("/")[2], truth, tables))
     click.echo(f"report       {out / 'report.html'}")
 
 
@@ -116,7 +135,7 @@ def backtest(
     "--seeds", metavar="FIRST-LAST", default="1-4", show_default=True, help="One trial for each, on each background."
 )
 @click.option("--background", "backgrounds", type=FILE, multiple=True, help="A real trace, or your own usage events.")
-@click.option("--days", type=click.FloatRange(1, 365), default=14.0, show_default=True)
+@click.option("--days", type=Days(1, 365), default=14.0, show_default=True)
 @click.option("--keys", type=click.IntRange(1, 100_000), default=60, show_default=True, help="Of the built-in population.")
 @click.option("--count", type=click.IntRange(1, 1_000), default=20, show_default=True, help="Scenarios in each trial.")
 @policy_option
@@ -133,8 +152,9 @@ def trials(
 ) -> None:
     """Simulate, backtest and score many times, on all cores: how good is a policy, give or take?"""
     first, _, last = seeds.partition("-")
-    if not (first.isdigit() and (last or first).isdigit() and int(first) <= int(last or first)):
-        raise click.BadParameter("give FIRST-LAST, such as 1-8", param_hint="--seeds")
+    decimal = first.isdecimal() and (last or first).isdecimal()
+    if not decimal or not 0 <= int(last or first) - int(first) < MOST_SEEDS:
+        raise click.BadParameter(f"give FIRST-LAST, such as 1-8, at most {MOST_SEEDS} of them", param_hint="--seeds")
     numbers = range(int(first), int(last or first) + 1)
     places = backgrounds or (None,)
     out.mkdir(parents=True, exist_ok=True)
@@ -143,11 +163,28 @@ def trials(
         _show(together(list(bar)), out)
 
 
+def _sources(source: str) -> Sequence[Source]:
+    """Raises Unreachable, SettingsError."""
+    if not source.startswith(SCHEME):
+        path = Path(source)
+        if not path.exists() or path.is_dir():
+            raise click.BadParameter(f"{source}: {'a folder' if path.is_dir() else 'no such file'}", param_hint="SOURCE")
+        return [File(path)]
+    try:
+        span = Span.read(source)
+    except BadSpan as error:
+        raise click.BadParameter(str(error), param_hint="SOURCE") from error
+    settings = KafkaSettings()
+    return [Topic(settings, span.topic, part) for part in recorded(settings, span)]
+
+
 def _policies(policy: Path | None, against: Path | None) -> dict[str, Policy]:
     """The policies under the names that they have in tables."""
     if against is None:
         return {"burnguard": policy_of(policy)}
-    names = [policy.name if policy else "recommended", against.name if against != policy else f"{against.name} again"]
+    names = [policy.name if policy else "recommended", against.name]
+    if names[0] == names[1]:
+        names = [str(policy), f"{against} (against)"]
     return {f"burnguard, {name}": policy_of(path) for name, path in zip(names, (policy, against), strict=True)}
 
 

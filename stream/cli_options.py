@@ -16,11 +16,10 @@ prices_option = click.option("--prices", type=FILE, help="Price overrides (price
 directory_option = click.option("--directory", type=FILE, help="What you know of tenants and keys (JSON or YAML).")
 ledger_option = click.option(
     "--ledger",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("burnguard.sqlite"),
+    default="burnguard.sqlite",
     show_default=True,
     envvar="BURNGUARD_LEDGER",
-    help="Where incidents, orders, receipts and usage are kept.",
+    help="Where incidents, orders, receipts and usage are kept: a file, or postgresql://user@host/database.",
 )
 policy_option = click.option("--policy", type=FILE, help="What to do about incidents (YAML); else the recommended policy.")
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import click
@@ -85,7 +85,7 @@ def narrowing(command: Any) -> Any:
 @narrowing
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 def usage(
-    ledger: Path,
+    ledger: str,
     by: tuple[str, ...],
     since: int | None,
     until: int | None,
@@ -99,11 +99,10 @@ def usage(
     A running responder adds to it every minute. Every token is in one class, the one that it is priced as; cached tokens
     that nobody told of are fresh. Times are UTC.
     """
-    if not ledger.exists():
-        raise click.ClickException(f"{ledger}: no such ledger; name the one that `burnguard run` uses with --ledger")
     asked = {name.removeprefix("only_"): values for name, values in only.items() if values}
     hours = hours_of(since, until, month_to_date, last, wall() // HOUR)
-    found = statement(Ledger(f"sqlite:///{ledger}"), Question(by, hours, asked))
+    with closing(Ledger(ledger, must_exist=True)) as opened:
+        found = statement(opened, Question(by, hours, asked))
     said = {"table": found.table, "csv": found.csv, "json": found.json}[form]()
     click.echo(said, nl=form == "table")
 

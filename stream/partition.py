@@ -101,16 +101,18 @@ class Names:
 class Partition:
     """One partition at work. `next` is the offset of the first call that is not folded yet, `committed` the group's.
 
-    `waiting` are the acknowledgements of all that it said; whoever folds or cuts holds `lock`, so that a cut never
-    falls between a fold and what the fold had to say.
+    It began here at offset `began`. `waiting` are the acknowledgements of all that it said; whoever folds or cuts holds
+    `lock`, so that a cut never falls between a fold and what the fold had to say.
     """
 
     def __init__(self, number: int, assembly: Assembly, generation: int, next: int, pointer: str) -> None:
         self.number = number
         self.assembly = assembly
         self.generation = generation
-        self.next = self.committed = next
+        self.began = self.next = self.committed = next
         self.pointer = pointer
+        self.behind_since: float | None = None
+        self.told_at = 0.0
         self.lock = asyncio.Lock()
         self.waiting: deque[asyncio.Future[Any]] = deque()
         self.firsts: deque[int] = deque(maxlen=2)

@@ -42,19 +42,19 @@ class Run:
         directory: Directory,
         prices: Sequence[PriceEntry],
         settings: Settings,
-        ledger: Path,
+        ledger: str,
         say: Say,
     ) -> None:
         settings.check(policy)
         self._say = say
         self._assembly = Assembly(prices)
         self._tenants = TenantMeters()
-        self._ledger = Ledger(f"sqlite:///{ledger}", wait_s=LOCKED_S)
+        self._ledger = Ledger(ledger, wait_s=LOCKED_S)
         self._begin_duty = partial(Duty, self._ledger, policy, directory, settings, say, self._tenants, patient=True)
         self._duty: Duty
         self._following: asyncio.Task[None] | None = None
-        self._quarantine = QuarantineFile(ledger.with_suffix(".quarantine.jsonl"))
-        self._checkpoint = CheckpointFile(ledger.with_suffix(".checkpoint"))
+        self._quarantine = QuarantineFile(self._ledger.path.with_suffix(".quarantine.jsonl"))
+        self._checkpoint = CheckpointFile(self._ledger.path.with_suffix(".checkpoint"))
         self._checkpoint_s = settings.checkpoint_s
         self._progress: Progress | None = None
         self._source = ""
@@ -104,6 +104,7 @@ class Run:
         finally:
             with suppress(Deposed, Busy):
                 self._ledger.resign()
+            self._ledger.close()
 
     def stop_following(self) -> None:
         """As if the source had ended."""
@@ -181,7 +182,7 @@ class Run:
         for pulse in output.pulses:
             self._tenants.fold(pulse)
         self._count(output.usage)
-        respond(output, self._duty.responder, wall())
+        respond(output.in_order(), self._duty.responder, wall())
         self._duty.tell()
 
     def _begin_counting(self) -> None:

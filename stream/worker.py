@@ -24,12 +24,15 @@ from stream.checkpoint import Buffer, Checkpoint, Pointer, chunk_key, chunks, co
 from stream.partition import Away, Fenced, Group, Names, Partition, Topics, load
 from stream.pipeline import Output
 from stream.records import Fetched
+from stream.responder import STALE
 
 log = structlog.get_logger()
 BEHIND_BROKER: Ms = 2_000
 """An idle partition's clock stays this far behind the broker's."""
 AGAIN_S = 0.5
 READ_AGAIN_S = 5.0
+TELL_S = 10.0
+"""Seconds between two lines about a partition that is catching up."""
 SHARE = 10
 """A round of checkpoints may take at most one part in so many of the time."""
 
@@ -92,6 +95,8 @@ class Worker:
                     await self._let_time_pass(partition)
                     await self._read_again(partition)
         standing = self.partitions.values()
+        for partition in standing:
+            self._tell_how_far(partition)
         clocks = [p.assembly.pipeline.clock for p in standing]
         age = max((self._clock() - clock for clock in clocks if clock is not None), default=0)
         metrics.standing({p.number: self._lag(p) for p in standing}, standing, age, self.beat)
@@ -179,6 +184,22 @@ class Worker:
             partition.folded_at = time.monotonic()
             await self._group.seek(partition.number, partition.next)
 
+    def _tell_how_far(self, partition: Partition) -> None:
+        """While it reads what is older than a signal that may be acted on, baselines are learnt and nothing else happens."""
+        clock, now = partition.assembly.pipeline.clock, time.monotonic()
+        lag = self._lag(partition)
+        if lag and clock is not None and self._clock() - clock > STALE:
+            partition.behind_since = partition.behind_since or now
+            if now - partition.told_at >= TELL_S:
+                partition.told_at = now
+                read = partition.next - partition.began
+                share = f"{100 * read / (read + lag):.0f} %"
+                log.info("catching up", partition=partition.number, read=read, left=lag, share=share, clock=_utc(clock))
+        elif partition.behind_since is not None:
+            took = round(now - partition.behind_since, 1)
+            log.info("caught up", partition=partition.number, read=partition.next - partition.began, seconds=took)
+            partition.behind_since = None
+
     async def _say(self, partition: Partition, output: Output, refused: Sequence[Quarantined]) -> None:
         """Send all of it; `waiting` holds the acknowledgements, and a failed one stops the worker."""
         partition.acknowledged()
@@ -247,3 +268,7 @@ class Worker:
     def _lag(self, partition: Partition) -> int:
         end = self._group.end(partition.number)
         return max(0, end - partition.next) if end is not None else 0
+
+
+def _utc(at: Ms) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at / 1000))

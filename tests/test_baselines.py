@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,8 +13,11 @@ from numpy.typing import NDArray
 from schemas.batch import NANO
 from schemas.directory import Directory
 from stream.lab.alerts import Alert
+from stream.lab.backtest import Backtest, Totals
 from stream.lab.baselines import BASELINES, Baseline
+from stream.lab.labels import Labels
 from stream.lab.spending import MINUTE_S, Spent
+from stream.lab.trials import standings
 
 START = 20_000 * 1440
 """A midnight, in epoch minutes."""
@@ -59,6 +64,23 @@ def test_no_calls_and_calls_for_nothing_make_no_alerts(baseline: Baseline) -> No
     for minutes in (0, 5 * DAY):
         minute, free = START + np.arange(minutes), np.zeros(minutes, np.int64)
         assert baseline.alerts(Spent((("acme", "k0"),), free.astype(np.int32), minute, free, free + 1), NOBODY) == []
+
+
+def test_a_call_with_a_broken_clock_costs_no_memory() -> None:
+    of, labels = spent(flat(2)), Labels(1, "made up", (START + DAY) * 60.0, (START + 2 * DAY) * 60.0, 1, ())
+    once = np.ones(1, np.int64)
+    broken = Spent(
+        of.names,
+        np.zeros(len(of.key) + 2, np.int32),
+        np.concatenate([0 * once, of.minute, 2 * START * once]),
+        np.concatenate([once, of.usd, once]),
+        np.concatenate([once, of.calls, once]),
+    )
+    tracemalloc.start()
+    rows = [standings((), Backtest(Totals(0, 0, 0, 0), one, ()), NOBODY, labels) for one in (of, broken)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows[0] == rows[1] and peak < 200e6
 
 
 def test_the_daily_multiple_is_seen_on_the_hour_and_told_once_a_day() -> None:

@@ -17,6 +17,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from actions import ledger as sql
 from actions.ledger import Ledger
+from actions.tables import usage
 from schemas.decode import split
 from schemas.prices import PriceEntry
 from schemas.rollup import MEASURES, USAGE, Rollup
@@ -177,14 +178,14 @@ def played(lines: list[Line], chance: random.Random) -> Heard:
 
 
 def ledger_of(said: list[Said]) -> Ledger:
-    term = Term()
+    term = Term("sqlite://")
     term.hearing.take(logged(said), T0)
     return term.ledger
 
 
 def cells_of(ledger: Ledger) -> dict[tuple[Any, ...], Counter[str]]:
     """What the ledger holds, by everything; of models without a price, everything but the money."""
-    rows = ledger.usage(ALL, range(2**31), {})
+    rows = ledger.usage(ALL, range(2**31 - 1), {})
     found = {row[: len(ALL)]: Counter(dict(zip(MEASURES, row[len(ALL) :], strict=True))) for row in rows}
     for cell, counts in found.items():
         guessed = counts.pop("guessed_usd")
@@ -203,7 +204,7 @@ def test_the_ledger_holds_exactly_what_the_calls_came_to(lines: list[Line], seed
     chance.shuffle(log)
     ledger = ledger_of(log)
     assert cells_of(ledger) == truth(lines)
-    ((calls, usd, guessed),) = ((row[0], row[1], row[2]) for row in ledger.usage((), range(2**31), {}))
+    ((calls, usd, guessed),) = ((row[0], row[1], row[2]) for row in ledger.usage((), range(2**31 - 1), {}))
     counters = said.counters
     assert (calls, usd, guessed) == (counters["unique"], counters["usd"], counters["guessed_usd"])
 
@@ -229,20 +230,20 @@ def test_what_a_zombie_says_late_lowers_nothing_and_where_the_newest_word_holds_
     early = replace(said.usage[0], values=said.usage[0].values // 2)
     words = [*said.parts(), *(Said(USAGE, part) for part in early.parts())]
     assert cells_of(ledger_of(words)) == truth(LATE[:2])
-    plain = upsert(sql.usage)
+    plain = upsert(usage)
     values = {name: plain.excluded[name] for name in MEASURES}
-    keys = sql.usage.primary_key.columns
-    monkeypatch.setattr(sql, "_raise_usage", lambda: plain.on_conflict_do_update(index_elements=keys, set_=values))
+    keys = usage.primary_key.columns
+    monkeypatch.setattr(sql, "_raise_usage", lambda connection: plain.on_conflict_do_update(index_elements=keys, set_=values))
     assert cells_of(ledger_of(words)) != truth(LATE[:2])
 
 
 def test_two_sources_that_look_alike_add_up() -> None:
     said = played(LATE, random.Random(0))
-    term = Term()
+    term = Term("sqlite://")
     for source in ("file 1", "file 2", "file 1"):
         for rollup in said.usage:
             term.duty.responder.count(rollup, source, T0)
-    assert term.ledger.usage((), range(2**31), {})[0][:2] == (2 * 5, 2 * 5 * 10_000)
+    assert term.ledger.usage((), range(2**31 - 1), {})[0][:2] == (2 * 5, 2 * 5 * 10_000)
 
 
 def test_usage_is_said_once_a_minute_at_its_end_and_only_what_changed() -> None:

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from confluent_kafka import Producer
 
 from examples.week import __main__ as week
 from stream.cli import main
 from stream.lab.baselines import BASELINES
+from tests.conftest import Reachable
+from tests.test_emit import create
 
 SMALL = ("--days", "2", "--keys", "8")
 TELLS = "version: 1\nrules:\n  - {name: tell, match: {}, do: [notify]}\n"
@@ -89,6 +92,44 @@ def test_without_labels_there_is_a_report_and_no_score(folder: Path) -> None:
     assert "What is found" not in said
 
 
+def test_a_topic_is_played_as_its_file_is_and_a_part_of_it_as_that_part(
+    broker: Reachable, topic_prefix: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BURNGUARD_KAFKA_BOOTSTRAP", broker.bootstrap)
+    topic = f"{topic_prefix}-usage"
+    kept = {"message.timestamp.type": "CreateTime", "retention.ms": "-1", "message.timestamp.before.max.ms": str(2**62)}
+    create(broker.bootstrap, topic, 3, **kept)
+    calls = [json.loads(line) for line in (folder / "calls.ndjson").read_bytes().splitlines()]
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "compression.type": "lz4"})
+    for call in calls:
+        at = round(call["arrival_ts"] * 1000)
+        producer.produce(topic, json.dumps(call).encode(), call["tenant"].encode(), timestamp=at)
+        producer.poll(0)
+    producer.flush()
+
+    def totals(said: str) -> list[str]:
+        return [line for line in said.splitlines() if line.startswith(("calls", "unique calls", "USD", "quarantined"))]
+
+    documents = ("--directory", folder / "directory.json")
+    whole = burnguard("backtest", f"kafka:{topic}", *documents, "--out", folder / "topic")
+    assert whole.exit_code == 0, whole.output
+    assert totals(whole.output) == totals(backtest(folder, "file"))
+    stolen = {a["key_id"] for a in alerts(folder / "file/alerts.jsonl")}
+    assert {a["key_id"] for a in alerts(folder / "topic/alerts.jsonl")} == stolen
+    begin, end = calls[1000]["arrival_ts"], calls[-1000]["arrival_ts"]
+    part = burnguard("backtest", f"kafka:{topic}@{begin}..{end}", "--out", folder / "part")
+    inside = sum(round(begin * 1000) <= round(call["arrival_ts"] * 1000) < round(end * 1000) for call in calls)
+    assert totals(part.output)[0].split() == ["calls", str(inside)]
+
+
+def test_a_topic_that_is_not_there_is_said(broker: Reachable, topic_prefix: str, tmp_path: Path) -> None:
+    environment = {"BURNGUARD_KAFKA_BOOTSTRAP": broker.bootstrap}
+    arguments = ["backtest", f"kafka:{topic_prefix}-none", "--out", str(tmp_path)]
+    said = CliRunner().invoke(main, arguments, env=environment)
+    assert said.exit_code == 1
+    assert f"{topic_prefix}-none: there is no such topic" in said.output
+
+
 def test_trials_pool_what_each_seed_and_background_gives(tmp_path: Path, folder: Path) -> None:
     backgrounds = ("--background", folder / "calls.ndjson", "--background", folder / "calls.ndjson")
     said = burnguard("trials", "--out", tmp_path, "--seeds", "1-2", "--count", 3, *backgrounds)
@@ -114,6 +155,11 @@ def test_the_sample_week_is_fresh(tmp_path: Path) -> None:
     [
         (("trials", "--out", "o", "--seeds", "8-1"), "give FIRST-LAST"),
         (("trials", "--out", "o", "--seeds", "x"), "give FIRST-LAST"),
+        (("backtest", "kafka:usage@yesterday..", "--out", "o"), "'yesterday' is neither an ISO 8601 time nor epoch seconds"),
+        (("backtest", "nothing.ndjson", "--out", "o"), "nothing.ndjson: no such file"),
+        (("trials", "--out", "o", "--seeds", "²-3"), "give FIRST-LAST"),
+        (("trials", "--out", "o", "--seeds", "1-99999999999999999999"), "give FIRST-LAST"),
+        (("simulate", "--out", "o", "--days", "nan"), "nan is no number"),
         (("simulate", "--out", "o", "--scenario", "nothing"), "'nothing' is not one of"),
     ],
 )

@@ -24,7 +24,7 @@ from schemas.orders import Order
 from schemas.policy import Policy
 from schemas.prices import PriceEntry, PriceList
 from schemas.signals import Contribution, Evidence
-from stream.lab.backtest import Backtest, Played, Totals, backtest
+from stream.lab.backtest import Backtest, File, Played, Totals, backtest
 from stream.lab.labels import Label, Labels
 from stream.lab.report import report
 from stream.lab.spending import Spent
@@ -76,7 +76,7 @@ def played(events: Iterable[dict[str, Any]], folder: Path, prices: Any = PRICES,
     book = parse_document(json.dumps(prices).encode(), "prices.json", PriceList)
     rules = parse_document(policy.encode(), "policy.yaml", Policy)
     entries: list[PriceEntry] = list(book.root)
-    return backtest(folder / "calls.ndjson", entries, Directory(), [rules], folder)
+    return backtest([File(folder / "calls.ndjson")], entries, Directory(), [rules], folder)
 
 
 @pytest.fixture(scope="module")

@@ -85,8 +85,8 @@ def incidents(folder: Path, ledger: str) -> list[Any]:
 
 def used(folder: Path, ledger: str) -> list[Any]:
     """Hourly usage, and that it comes to what the run says."""
-    opened = Ledger(f"sqlite:///{folder / ledger}.sqlite")
-    rows = opened.usage(("hour", *DIMENSIONS), range(2**31), {})
+    opened = Ledger(f"{folder / ledger}.sqlite")
+    rows = opened.usage(("hour", *DIMENSIONS), range(2**31 - 1), {})
     opened.close()
     return sorted(rows)
 

@@ -104,6 +104,12 @@ def test_a_day_worked_out_by_hand() -> None:
     assert got.delay(50) == -900.0
 
 
+def test_where_telling_is_right_no_dollar_counts_as_spent_before_an_action() -> None:
+    told = replace(LEAK, id="told", action="notify", key_ids=("k5",), usd=900.0)
+    got = score([alert(11, "k1", action="rotate"), alert(11, "k5")], replace(LABELS, labels=(LEAK, told)))
+    assert value(got, "usd_before_action") == 50.0
+
+
 def test_an_alert_is_about_what_it_names_else_about_what_started_last() -> None:
     early = label("early", "leaked_key", "k1", 10, 20, 50.0, "rotate")
     late = label("late", "agent_loop", "k1", 12, 20, 50.0, "throttle")

@@ -23,7 +23,7 @@ from stream.documents import read_document
 from stream.lab.labels import Label, Labels
 from stream.lab.scenarios import SCENARIOS, table
 from stream.lab.scene import DEAR
-from stream.lab.simulate import drawn, simulated
+from stream.lab.simulate import Simulated, drawn, simulated
 from stream.pricing import PriceBook
 from stream.sources import LineReader, read_file
 
@@ -49,6 +49,12 @@ def usd(folder: Path) -> float:
         total += int(cost[seen.first_seen(batch.event)].sum())
     assert not reader.quarantined
     return total / NANO
+
+
+def events_of(made: Simulated, folder: Path) -> list[dict[str, Any]]:
+    for _ in made.write(folder):
+        pass
+    return events(folder)
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
@@ -102,6 +108,118 @@ def test_every_line_is_a_usage_event_and_every_price_of_the_background_is_known(
     assert [model for model in models if (found := book._find(*model)) is None or found.guessed] == []
     arrived = [row["arrival_ts"] for row in rows]
     assert arrived == sorted(arrived)
+
+
+def test_every_label_has_calls_and_keys_of_its_own() -> None:
+    for seed in range(20, 24):
+        made = simulated(seed, SCENARIOS, None, 60, 2.0)
+        of: Counter[tuple[str, str]] = Counter()
+        for label in made.labels.labels:
+            assert label.end > label.start or label.scenario == "b_price_change", (seed, label)
+            of.update((label.tenant, key) for key in label.key_ids)
+        assert max(of.values()) == 1
+
+
+def test_what_happens_to_a_whole_tenant_leaves_keys_for_the_rest() -> None:
+    assert len(simulated(40, SCENARIOS, None, 80, 4.0).left_out) < 5
+
+
+def test_no_field_alone_gives_an_incident_away(tmp_path: Path) -> None:
+    """What ordinary calls never say, a detector could find without looking at anything else."""
+    rows = events_of(simulated(5, [], None, 40, 2.0), tmp_path)
+    said = {name for row in rows for name in row}
+    assert {"requested_model", "reasoning_tokens", "response_cache"} <= said
+    assert any(row["attempt"] > 1 for row in rows)
+    prompts = Counter(row["prompt_fingerprint"] for row in rows)
+    assert 0.01 < sum(count for count in prompts.values() if count > 2) / len(rows) < 0.5
+    ids = [row["event_id"] for row in events_of(simulated(5, SCENARIOS, None, 40, 2.0), tmp_path)]
+    assert abs(np.corrcoef(np.arange(len(ids)), np.argsort(np.argsort(ids)))[0, 1]) < 0.1
+
+
+def test_what_is_planted_is_flushed_with_all_else() -> None:
+    for seed in range(4):
+        made = simulated(seed, ONE["spend_spike"] + ONE["agent_pingpong"], None, 40, 2.0)
+        for label in made.labels.labels:
+            own = made.calls["key"] == made.words.keys.index((label.tenant, label.key_ids[0]))
+            arrived = np.round(made.calls["arrival_ts"] % 10, 1)
+            before = np.unique(arrived[own & (made.calls["ts"] < label.start - 20)])
+            after = arrived[own & (made.calls["ts"] > label.start)]
+            assert len(before) > 20 or np.isin(after, before).mean() > 0.9, (seed, label.scenario)
+
+
+def test_embeddings_have_no_answers_and_what_is_refused_no_tokens(tmp_path: Path) -> None:
+    for seed in range(2):
+        for row in events_of(simulated(seed, SCENARIOS, None, 30, 2.0), tmp_path):
+            assert row["operation"] == "chat" or (row["output_tokens"] == 0 and "claude" not in row["model"])
+            assert row["status"] in (200, 499) or row["input_tokens"] == 0
+
+
+def test_a_retry_comes_after_what_it_repeats(tmp_path: Path) -> None:
+    for seed in (1, 19, 21):  # with clocks that are behind
+        rows = events_of(simulated(seed, ONE["retry_storm_parse"], None, 30, 2.0), tmp_path)
+        tried = Counter(row["prompt_fingerprint"] for row in rows if row["attempt"] == 1)
+        first = {row["prompt_fingerprint"]: row["ts"] for row in rows if row["attempt"] == 1}
+        once = [row for row in rows if row["attempt"] > 1 and tried[row["prompt_fingerprint"]] == 1]
+        assert once and all(row["ts"] > first[row["prompt_fingerprint"]] for row in once), seed
+
+
+def test_a_jumping_clock_is_labelled_for_when_it_jumped() -> None:
+    for seed in range(9, 12):
+        usual = {call["call"]: call["ts"] for call in simulated(seed, [], None, KEYS, DAYS).calls}
+        jumped = simulated(seed, ONE["b_clock_skew"], None, KEYS, DAYS)
+        (label,) = jumped.labels.labels
+        moved = jumped.calls[[abs(usual[call["call"]] - call["ts"]) > 1 for call in jumped.calls]]
+        assert label.start - 60 <= moved["arrival_ts"].min() <= moved["arrival_ts"].max() <= label.end + 400
+
+
+def claims(folder: Path, rows: list[dict[str, Any]], prices: PriceBook) -> list[float]:
+    """What each call that claims a cost claims, over what it costs."""
+    decoder = Decoder()
+    batches = read_file(folder / "calls.ndjson", LineReader(decoder))
+    usd = [prices.cost(batch, decoder.models.names)[0] / NANO for batch in batches]
+    return [
+        row["cost_usd"] / cost
+        for row, cost in zip(rows, np.concatenate(usd), strict=True)
+        if row.get("cost_usd") and cost > 1e-6
+    ]
+
+
+def test_who_claims_what_a_call_cost_knows_a_new_price(tmp_path: Path) -> None:
+    for seed in (3, 4, 5):
+        rows = events_of(simulated(seed, ONE["b_price_change"], None, 30, DAYS), tmp_path)
+        prices = PriceBook(list(read_document(tmp_path / "prices.json", PriceList).root))
+        assert {round(share, 2) for share in claims(tmp_path, rows, prices)} == {1.0}
+
+
+def test_a_claim_in_your_own_events_follows_what_was_planted(tmp_path: Path, plain: Path) -> None:
+    yours = [{**row, "cost_usd": (row["input_tokens"] + row["output_tokens"]) * 1e-5} for row in events(plain)]
+    (tmp_path / "yours.ndjson").write_text("".join(json.dumps(row) + "\n" for row in yours))
+    made = simulated(5, ONE["prompt_bloat_step"], tmp_path / "yours.ndjson", KEYS, DAYS)
+    before = {row["event_id"]: row for row in yours}
+    grown = [r for r in events_of(made, tmp_path) if r["input_tokens"] > before[r["event_id"]]["input_tokens"]]
+    assert grown and all(row["cost_usd"] > 1.5 * before[row["event_id"]]["cost_usd"] for row in grown)
+
+
+def test_a_budget_does_not_name_the_tenant_that_burns(tmp_path: Path) -> None:
+    known = simulated(3, ONE["budget_burn"], None, 60, 4.0).directory["tenants"]
+    assert 0.2 < sum("monthly_budget_usd" in tenant for tenant in known) / len(known) < 0.9
+
+
+def test_a_resold_key_gets_hundreds_of_users_and_ci_a_new_runner_of_one_country_each_time(tmp_path: Path) -> None:
+    for seed in range(3):
+        (label,) = (made := simulated(seed, ONE["leak_proxy_resale"], None, 30, 4.0)).labels.labels
+        own = during(events_of(made, tmp_path), label)
+        assert len({row["user_id"] for row in own if "user_id" in row}) > 120
+    (label,) = (made := simulated(5, ONE["ci_prod_key"], None, KEYS, 4.0)).labels.labels
+    runs = [row for row in during(events_of(made, tmp_path), label) if row["user_agent"] == "pytest-llm/2"]
+    assert len({row["country"] for row in runs}) == 1 and len({row["client_ip"] for row in runs}) > 9
+
+
+def test_what_times_out_fails_before_it_is_tried_again(tmp_path: Path) -> None:
+    (label,) = (made := simulated(5, ONE["retry_storm_timeout"], None, KEYS, DAYS)).labels.labels
+    own = during(events_of(made, tmp_path), label)
+    again = {row["prompt_fingerprint"] for row in own if row["attempt"] > 1}
+    assert {r["status"] for r in own if r["prompt_fingerprint"] in again and r["attempt"] == 1 and "session_id" in r} == {499}
 
 
 def test_nothing_happens_before_the_labels_count(tmp_path: Path, plain: Path) -> None:
@@ -229,6 +347,20 @@ def test_a_file_that_is_neither_trace_nor_events_is_refused_in_a_sentence(tmp_pa
     said = command("--out", tmp_path / "o", "--background", tmp_path / "odd.csv")
     assert said.exit_code == 1
     assert "odd.csv: neither a trace that is known nor usage events" in said.output
+
+
+def test_a_background_without_a_call_is_refused_and_a_broken_line_named(tmp_path: Path, plain: Path) -> None:
+    path = tmp_path / "calls.ndjson"
+    for text in ("", "\n"):
+        path.write_text(text)
+        said = command("--out", tmp_path / "o", "--background", path)
+        assert (said.exit_code, "calls.ndjson: is empty" in said.output) == (1, True)
+    first, second, *_ = (plain / "calls.ndjson").read_text().splitlines()
+    path.write_text(f"{first}\n\n{second}\n")
+    assert command("--out", tmp_path / "o", "--background", path, "--count", 0).exit_code == 0
+    path.write_text(f"{first}\n\n{second[:40]}\n")
+    said = command("--out", tmp_path / "o", "--background", path)
+    assert (said.exit_code, "usage events: line 3: " in said.output) == (1, True)
 
 
 def test_the_page_of_scenarios_is_fresh() -> None:

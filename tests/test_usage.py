@@ -19,7 +19,9 @@ from actions.ledger import Deposed, Ledger
 from schemas.batch import NANO
 from schemas.rollup import Rollup
 from stream.cli_usage import hours_of
+from stream.money.statement import ALL_TIME
 from stream.windows import HOUR
+from tests.conftest import NewLedger
 from tests.test_hearing import ROLLUP, Term
 from tests.test_run import PRICES, burnguard
 
@@ -150,7 +152,7 @@ def test_a_range_and_names_narrow_it(ledger: Path) -> None:
 def test_a_month_begins_on_its_first_in_utc_and_the_last_hours_hold_this_one() -> None:
     now = 1_790_000_000_000 // HOUR  # 2026-09-21
     month = hours_of(None, None, True, None, now)
-    assert (month.start, month.stop) == (1_788_220_800_000 // HOUR, 2**31)
+    assert (month.start, month.stop) == (1_788_220_800_000 // HOUR, 2**31 - 1)
     assert hours_of(None, None, False, 24, now) == range(now - 23, now + 1)
 
 
@@ -195,11 +197,11 @@ def rollup(hour: int, calls: int) -> Rollup:
 
 
 def hours_in(ledger: Ledger) -> list[int]:
-    return sorted(row[0] for row in ledger.usage(("hour",), range(2**31), {}))
+    return sorted(row[0] for row in ledger.usage(("hour",), range(2**31 - 1), {}))
 
 
-def test_old_usage_is_deleted_a_day_at_a_time_and_the_files_of_last_year_are_not_old() -> None:
-    term, first = Term(), 400_000
+def test_old_usage_is_deleted_a_day_at_a_time_and_the_files_of_last_year_are_not_old(new_ledger: NewLedger) -> None:
+    term, first = Term(new_ledger()), 400_000
     for hour in range(first, first + 24 * 5):
         term.duty.responder.count(rollup(hour, 1), "usage", 0)
     now = (first + 24 * 365) * HOUR
@@ -209,18 +211,24 @@ def test_old_usage_is_deleted_a_day_at_a_time_and_the_files_of_last_year_are_not
         kept.append(len(hours_in(term.ledger)))
     assert kept == [96, 72, 49, 49, 49]
     assert hours_in(term.ledger)[-1] == first + 24 * 5 - 1
+    days = sorted(row[:2] for row in term.ledger.usage(("day",), ALL_TIME, {"tenant": ["acme"]}))
+    assert days == sorted(Counter(hour // 24 for hour in hours_in(term.ledger)).items())
+    term.duty.responder.count_anew("usage", first + 100, 0)
+    assert hours_in(term.ledger)[-1] == first + 99
+    term.ledger.close()
 
 
-def test_one_hour_that_is_yet_to_come_makes_nothing_old() -> None:
-    term = Term()
+def test_one_hour_that_is_yet_to_come_makes_nothing_old(new_ledger: NewLedger) -> None:
+    term = Term(new_ledger())
     for hour in (100, 101, 10_000):
         term.duty.responder.count(rollup(hour, 1), "usage", 0)
     term.duty.responder.forget_usage(1, 101 * HOUR)
     assert hours_in(term.ledger) == [100, 101, 10_000]
+    term.ledger.close()
 
 
-def test_a_deposed_responder_neither_counts_nor_forgets() -> None:
-    term = Term()
+def test_a_deposed_responder_neither_counts_nor_forgets(new_ledger: NewLedger) -> None:
+    term = Term(new_ledger())
     term.duty.responder.count(rollup(100, 1), "usage", 0)
     old = term.duty.responder
     term.restart(0, 0)
@@ -231,3 +239,4 @@ def test_a_deposed_responder_neither_counts_nor_forgets() -> None:
     with pytest.raises(Deposed):
         old.forget_usage(1, 10_000 * HOUR)
     assert hours_in(term.ledger) == [100, 10_000]
+    term.ledger.close()

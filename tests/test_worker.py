@@ -7,9 +7,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from actions.usage import holds_more, used
 from schemas.prices import PriceEntry
@@ -23,6 +25,7 @@ from stream.records import Fetched
 from stream.tenants import TenantMeters
 from stream.worker import Worker
 from tests.memory_log import NAMES, SLOW_S, Crashed, Log, Member, as_fetched
+from tests.story import Story
 
 T0 = 1_790_000_000_000
 PRICES = [PriceEntry(provider="p", model="m", effective_from=0, input=1.0, output=0.0, unit="USD per 1M tokens")]
@@ -299,3 +302,27 @@ asyncio.run(play(Member(log)))
 def test_nothing_is_compiled_after_the_group_counts_on_us() -> None:
     done = subprocess.run([sys.executable, "-c", COMPILES_NOTHING], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_new_group_reads_the_retained_log_says_how_far_it_is_and_nothing_of_it_is_acted_on(tmp_path: Path) -> None:
+    log, now = new_log(), CALLS[-1][0] + 60_000 + 4 * HOUR
+    member = Member(log)
+    mine = Worker(member, member, NAMES, PRICES, checkpoint_s=0.0, clock=lambda: now)
+
+    async def read() -> list[Any]:
+        with capture_logs() as logs:
+            for fetched in BATCHES:
+                await mine.take(0, member.generation, [fetched])
+                await mine.tick()
+            await asyncio.sleep(2 * SLOW_S)
+        return [entry for entry in logs if entry["event"] in ("catching up", "caught up")]
+
+    first, last = asyncio.run(read())
+    assert (first["read"], first["left"], first["share"]) == (BATCH, len(CALLS) - BATCH, "7 %")
+    assert (last["event"], last["read"]) == ("caught up", len(CALLS))
+    signals = said(log)[0].values()
+    assert {signal.phase for signal in signals} >= {"open", "update"}
+    story = Story(str(tmp_path / "l.sqlite"))
+    story.now = now
+    story.hear(*signals)
+    assert (story.told, story.hook.posts) == ([], [])

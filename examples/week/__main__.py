@@ -8,7 +8,7 @@ from pathlib import Path
 from stream.cli import main
 
 HERE = Path(__file__).parent
-SEED, KEYS, DAYS = 4, 6, 7
+SEED, KEYS, DAYS = 7, 6, 7
 PLANTED = ("leak_fast", "agent_loop_tight", "b_one_off_job", "b_nightly_batch")
 
 

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import heapq
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, Protocol
 
 import msgspec
 
 from actions.incidents import alert_row
 from actions.ledger import Ledger
-from schemas.batch import Ms
+from schemas.batch import Batch, Ms
+from schemas.decode import Decoder
 from schemas.directory import Directory
 from schemas.incidents import News
 from schemas.policy import Policy
 from schemas.prices import PriceEntry
+from schemas.pulse import Pulse
+from schemas.quarantine import Quarantined
+from schemas.signals import Signal
 from stream.assembly import AFTER_END, Assembly, respond
 from stream.dedupe import MOST_IDS
 from stream.lab.alerts import Alert
-from stream.lab.spending import Spending, Spent
-from stream.pipeline import Output
+from stream.lab.spending import Spending, Spent, together
+from stream.lab.topic import Recorded, lines
 from stream.responder import Responder, settle_in_shadow
+from stream.settings import KafkaSettings
 from stream.sources import LineReader, read_file
+
+AT_ONCE = 1_000
+"""Words that every policy hears before the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,35 +67,113 @@ class Backtest:
     played: tuple[Played, ...]
 
 
-def backtest(source: Path, prices: list[PriceEntry], directory: Directory, policies: Sequence[Policy], out: Path) -> Backtest:
-    """Play `source` to each policy; refused lines go to `out/quarantine.jsonl`. Raises OSError, BrokenFile.
+class Source(Protocol):
+    """Where a partition's calls come from: batches with their clock, and the rows that were refused since the last one."""
 
-    The same input gives the same result. `source` is read once, so it may be a pipe. Duplicates are known among the
-    newest MOST_IDS ids.
+    def batches(self, decoder: Decoder) -> Iterator[tuple[Batch, Sequence[Quarantined]]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An NDJSON file (.gz too), read once, so it may be a pipe."""
+
+    path: Path
+
+    def batches(self, decoder: Decoder) -> Iterator[tuple[Batch, Sequence[Quarantined]]]:
+        """Raises OSError, BrokenFile."""
+        reader = LineReader(decoder)
+        for batch in read_file(self.path, reader):
+            refused, reader.quarantined = reader.quarantined, []
+            yield batch, refused
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One partition of a topic in Kafka."""
+
+    settings: KafkaSettings
+    topic: str
+    part: Recorded
+
+    def batches(self, decoder: Decoder) -> Iterator[tuple[Batch, Sequence[Quarantined]]]:
+        """Raises Unreachable, SettingsError."""
+        for some in lines(self.settings, self.topic, self.part):
+            yield decoder.decode(some, partition=self.part.partition)
+
+
+def backtest(
+    sources: Sequence[Source], prices: list[PriceEntry], directory: Directory, policies: Sequence[Policy], out: Path
+) -> Backtest:
+    """Play the sources, each a partition of its own, to each policy; refused lines go to `out/quarantine.jsonl`.
+
+    The same input gives the same result. Duplicates are known among the newest MOST_IDS ids of a partition. Raises what
+    the sources raise, and OSError.
     """
-    assembly = Assembly(prices, most=MOST_IDS)
     shadows = [Shadow(policy, directory) for policy in policies]
-    spending = Spending(assembly.prices, assembly.decoder)
-    reader = LineReader(assembly.decoder)
-    quarantined = 0
     with (out / "quarantine.jsonl").open("wb") as refused:
-        for batch in read_file(source, reader):
-            spending.take(batch)
-            output = assembly.pipeline.feed(batch)
+        parts = [Part(Assembly(prices, partition=n, most=MOST_IDS), source, refused) for n, source in enumerate(sources)]
+        for words in _panes(heapq.merge(*(part.words() for part in parts), key=_at)):
             for shadow in shadows:
-                shadow.hear(output)
-            refused.writelines(row.to_json() + b"\n" for row in reader.quarantined)
-            quarantined += len(reader.quarantined)
-            reader.quarantined.clear()
-    if assembly.pipeline.clock is not None:
-        end = assembly.pipeline.clock + AFTER_END
-        output = assembly.pipeline.advance(end)
-        for shadow in shadows:
-            shadow.hear(output)
-            shadow.end(end)
-    counted = assembly.pipeline.counters
-    totals = Totals(counted["calls"], counted["unique"], counted["usd"], quarantined)
-    return Backtest(totals, spending.spent(), tuple(shadow.played() for shadow in shadows))
+                shadow.hear(words)
+    ends = [part.clock for part in parts if part.clock is not None]
+    for shadow in shadows:
+        shadow.end(max(ends, default=0) + AFTER_END)
+    counted = [part.counters for part in parts]
+    totals = Totals(
+        calls=sum(counters["calls"] for counters in counted),
+        unique=sum(counters["unique"] for counters in counted),
+        usd=sum(counters["usd"] for counters in counted),
+        quarantined=sum(part.quarantined for part in parts),
+    )
+    return Backtest(totals, together([part.spent() for part in parts]), tuple(shadow.played() for shadow in shadows))
+
+
+class Part:
+    """One partition at work: what its pipeline says, and what its calls cost."""
+
+    def __init__(self, assembly: Assembly, source: Source, refused: BinaryIO) -> None:
+        self._assembly = assembly
+        self._source = source
+        self._refused = refused
+        self._spending = Spending(assembly.prices, assembly.decoder)
+        self.quarantined = 0
+
+    @property
+    def clock(self) -> Ms | None:
+        return self._assembly.pipeline.clock
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return self._assembly.pipeline.counters
+
+    def words(self) -> Iterator[Signal | Pulse]:
+        """All that it says, in the order of time."""
+        pipeline = self._assembly.pipeline
+        for batch, refused in self._source.batches(self._assembly.decoder):
+            self._refused.writelines(row.to_json() + b"\n" for row in refused)
+            self.quarantined += len(refused)
+            self._spending.take(batch)
+            yield from pipeline.feed(batch).in_order()
+        if pipeline.clock is not None:
+            yield from pipeline.advance(pipeline.clock + AFTER_END).in_order()
+
+    def spent(self) -> Spent:
+        return self._spending.spent()
+
+
+def _at(word: Signal | Pulse) -> Ms:
+    return word.at if isinstance(word, Signal) else word.clock
+
+
+def _panes(words: Iterable[Signal | Pulse]) -> Iterator[list[Signal | Pulse]]:
+    """Words in lists that end with a pulse, as a step of a pipeline does."""
+    some: list[Signal | Pulse] = []
+    for word in words:
+        some.append(word)
+        if len(some) >= AT_ONCE and isinstance(word, Pulse):
+            yield some
+            some = []
+    yield some
 
 
 class Shadow:
@@ -98,9 +186,9 @@ class Shadow:
         )
         self._news: list[News] = []
 
-    def hear(self, output: Output) -> None:
-        """What came of a step of the pipeline."""
-        respond(output, self._responder, None, self._settle)
+    def hear(self, words: Iterable[Signal | Pulse]) -> None:
+        """What pipelines said, in the order of time, up to a pulse."""
+        respond(words, self._responder, None, self._settle)
 
     def end(self, now: Ms) -> None:
         """Nothing comes any more."""

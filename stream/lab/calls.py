@@ -85,7 +85,7 @@ class Words:
     def new_texts(self, prefix: str, count: int) -> I32:
         """Numbers of `count` texts that nobody has used."""
         first = len(self.texts)
-        self.texts += [f"{prefix}-{first + n}" for n in range(count)]
+        self.texts += [f"{prefix}-{scrambled(first + n)}" for n in range(count)]
         return np.arange(first, first + count, dtype=np.int32)
 
     def new_addresses(self, rng: np.random.Generator, country: str, count: int) -> I32:
@@ -107,6 +107,15 @@ class Words:
             self._known[place] = len(words)
             words.append(word)
         return self._known[place]
+
+
+def scrambled(number: int) -> str:
+    """The number as an id that does not tell which came first, as all that is planted did last.
+
+    >>> scrambled(1), scrambled(2)
+    ('9e3779b1', '3c6ef362')
+    """
+    return f"{number * 2_654_435_761 % 2**32:08x}"
 
 
 def blank(rows: int) -> Calls:
@@ -216,7 +225,7 @@ class _Columns:
     def of(self, calls: Calls) -> list[Sequence[Any]]:
         ids, run = self._ids, self._run
         return [
-            [ids[call] if call < len(ids) else f"{run}-{call:x}" for call in calls["call"].tolist()],
+            [ids[call] if call < len(ids) else f"{run}-{scrambled(call)}" for call in calls["call"].tolist()],
             np.round(calls["ts"], 3).tolist(),
             np.round(calls["arrival_ts"], 3).tolist(),
             self._tenants[calls["key"]].tolist(),

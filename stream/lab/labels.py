@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -69,6 +70,10 @@ class Labels:
     until: float
     keys: int
     labels: tuple[Label, ...]
+
+    def fits(self, keys: Iterable[tuple[str, str]]) -> bool:
+        """Whether any of these keys (tenant, key id) has a label."""
+        return any(label.concerns(tenant, key_id) for tenant, key_id in keys for label in self.labels)
 
     def write(self, path: Path) -> None:
         path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from schemas.batch import ABSENT, I32, I64
-from stream.lab.calls import F64, OPERATIONS, Calls, Rows, Words, blank, fingerprints
+from stream.lab.calls import F64, OPERATIONS, RESPONSE_CACHE, Calls, Rows, Words, blank, fingerprints
 
 HOUR_S, DAY_S = 3_600.0, 86_400.0
 BIN_S = 600.0
@@ -86,6 +86,8 @@ class Key:
     environment: int
     flushes: float = 0.0
     """Its exporter sends what it has every so many seconds; 0: at once."""
+    phase: float = 0.0
+    """When it does so first."""
     skew: float = 0.0
     """Seconds that its clock is ahead."""
     fails: float = 0.01
@@ -154,6 +156,7 @@ def make_keys(rng: np.random.Generator, words: Words, roles: Sequence[str], star
                 feature=words.text(f"{role}-{n % 3 + 1}"),
                 environment=words.text("staging" if role == "ci" else "production"),
                 flushes=float(flushes[t]),
+                phase=float(flushes[t] * rng.random()),
                 skew=float(skew[t]),
                 fails=between(rng, 0.001, 0.04),
                 claims=bool(rng.random() < 0.3),
@@ -226,8 +229,7 @@ def conversations(rng: np.random.Generator, words: Words, key: Key, habit: Habit
     calls["output_tokens"] = np.minimum(output, 16_000)
     if rng.random() < habit.caches:
         _cache(rng, words, key, calls, prefix, np.where(new, np.inf, gap))
-    dress(rng, words, key, calls, session)
-    return calls
+    return dress(rng, words, key, calls, session)
 
 
 def _within(steps: F64, new: Rows, session: I64) -> F64:
@@ -253,8 +255,11 @@ def _cache(rng: np.random.Generator, words: Words, key: Key, calls: Calls, prefi
             calls["cache_write_1h_tokens"] = calls["cache_write_tokens"]
 
 
-def dress(rng: np.random.Generator, words: Words, key: Key, calls: Calls, session: I64) -> None:
-    """Fill in who asked, from where, with what prompt, and how it went; `session` groups the calls."""
+def dress(rng: np.random.Generator, words: Words, key: Key, calls: Calls, session: I64) -> Calls:
+    """Fill in who asked, from where, with what prompt, and how it went; `session` groups the calls.
+
+    Some keys say which model was asked for and what was reasoning. Most of what fails is tried once more.
+    """
     groups = int(session.max()) + 1 if len(session) else 0
     user = _favourites(rng, len(key.users), groups)
     place = (user + rng.integers(0, 2, groups)) % len(key.addresses)
@@ -267,14 +272,56 @@ def dress(rng: np.random.Generator, words: Words, key: Key, calls: Calls, sessio
     calls["operation"] = OPERATIONS.index("embeddings" if key.role == "embed" else "chat")
     calls["prompt_fingerprint"] = fingerprints(rng, len(calls))
     calls["prompt_simhash"] = fingerprints(rng, len(calls))
-    calls["latency_ms"] = 300 + calls["output_tokens"] * rng.uniform(8, 25) * rng.lognormal(0, 0.3, len(calls))
-    fail(rng, calls, np.flatnonzero(rng.random(len(calls)) < key.fails))
+    calls["latency_ms"] = latency(rng, calls)
+    if rng.random() < 0.5:
+        calls["requested_model"] = key.model
+    if rng.random() < 0.5:
+        calls["reasoning_tokens"] = calls["output_tokens"] * rng.beta(1, 3) * rng.random(len(calls))
+    _ask_again(rng, key, calls)
+    failed = np.flatnonzero((rng.random(len(calls)) < key.fails) & (calls["input_tokens"] > 0))
+    again = calls[failed[rng.random(len(failed)) < 0.7]]
+    again["attempt"] = 2
+    again["ts"] += 0.5 + rng.exponential(4.0, len(again))
+    fail(rng, calls, failed)
+    calls = np.concatenate([calls, again])
     send(rng, key, calls)
+    return calls
+
+
+def _ask_again(rng: np.random.Generator, key: Key, calls: Calls) -> None:
+    """Prompts that are sent over and over and mean no harm: tests, health checks, what everybody asks.
+
+    Behind some keys a response cache knows the answer: no token is used.
+    """
+    tests = key.role == "ci"
+    if rng.random() > (1.0 if tests else 0.4):
+        return
+    share = between(rng, 0.3, 0.95) if tests else between(rng, 0.01, 0.3)
+    rows = np.flatnonzero(rng.random(len(calls)) < share)
+    prompts = round(between(rng, 5, 300))
+    which = _favourites(rng, prompts, len(rows))
+    for name in ("prompt_fingerprint", "prompt_simhash"):
+        calls[name][rows] = fingerprints(rng, prompts)[which]
+    if rng.random() < 0.5:
+        calls["response_cache"] = RESPONSE_CACHE.index("miss")
+        known = rows[rng.random(len(rows)) < between(rng, 0.1, 0.8)]
+        calls["response_cache"][known] = RESPONSE_CACHE.index("hit")
+        calls["latency_ms"][known] = rng.uniform(5, 60, len(known))
+        _use_nothing(calls, known)
+
+
+def latency(rng: np.random.Generator, calls: Calls) -> F64:
+    """Milliseconds that such answers take."""
+    return np.asarray(300 + calls["output_tokens"] * rng.uniform(8, 25) * rng.lognormal(0, 0.3, len(calls)))
 
 
 def fail(rng: np.random.Generator, calls: Calls, rows: Rows, statuses: Sequence[int] = (429, 500, 503, 529)) -> None:
     """These calls fail and cost nothing."""
     calls["status"][rows] = rng.choice(statuses, len(rows))
+    _use_nothing(calls, rows)
+
+
+def _use_nothing(calls: Calls, rows: Rows) -> None:
     for name in ("input_tokens", "output_tokens"):
         calls[name][rows] = 0
     for name in ("cached_input_tokens", "cache_write_tokens", "cache_write_1h_tokens", "reasoning_tokens"):
@@ -283,8 +330,7 @@ def fail(rng: np.random.Generator, calls: Calls, rows: Rows, statuses: Sequence[
 
 def send(rng: np.random.Generator, key: Key, calls: Calls) -> None:
     """When each call arrives: at once, or when its exporter flushes. A clock that is ahead says a later `ts`."""
-    phase = rng.uniform(0, key.flushes) if key.flushes else 0.0
-    waits = (phase - calls["ts"]) % key.flushes if key.flushes else rng.exponential(0.2, len(calls))
+    waits = (key.phase - calls["ts"]) % key.flushes if key.flushes else rng.exponential(0.2, len(calls))
     calls["arrival_ts"] = calls["ts"] + waits + 0.05
     calls["ts"] += key.skew
 

@@ -94,8 +94,8 @@ def refusals(news: Iterable[News], minutes: Minutes, labels: Labels | None) -> l
 
 
 def in_force_until(order: Order) -> Ms:
-    """When an applied order ended, or would end by itself."""
-    return order.expires_at if order.ended_at is None else order.ended_at
+    """When an applied order ended: the receiver lets go at the end of the lease by itself."""
+    return order.expires_at if order.ended_at is None else min(order.ended_at, order.expires_at)
 
 
 def balance(refused: Sequence[Refused]) -> Balance:

@@ -9,16 +9,32 @@ from typing import Any
 import numpy as np
 
 from schemas.batch import ABSENT
-from stream.lab.calls import F64, Calls, Rows, Words, blank, cost, fingerprints
+from stream.lab.calls import F64, OPERATIONS, Calls, Rows, Words, blank, cost, fingerprints
 from stream.lab.labels import RightAction
-from stream.lab.population import COUNTRIES, DAY_S, HOUR_S, Background, Key, arrivals, between, send
+from stream.lab.population import (
+    AGENTS,
+    COUNTRIES,
+    DAY_S,
+    HOUR_S,
+    MODELS,
+    Background,
+    Key,
+    arrivals,
+    between,
+    fail,
+    latency,
+    send,
+)
 from stream.pricing import PriceBook
 
 MOST_CALLS = 40_000
 """Calls that one scenario adds at most; one that would need more burns more slowly."""
+FEWEST_CALLS = 10
+"""What happens to fewer is nothing that anybody could see."""
 DEAR = (("anthropic", "claude-opus-4-1"), ("anthropic", "claude-opus-4-5"), ("openai", "o1"))
-FOREIGN = ("KP", "RU", "VN", "NG", "RO", "CN", "BD", "UA", "ID", "MA", "PK", "TR", "IR", "KZ", "GE")
-TOOLS = ("python-requests/2.32", "curl/8.9", "Go-http-client/2.0", "aiohttp/3.14", "axios/1.7", "oai-reverse-proxy")
+FOREIGN = tuple("KP RU VN NG RO CN BD UA ID MA PK TR IR KZ GE ES IT MX SG TH".split())
+TOOLS = ("python-requests/2.32", "curl/8.9", "Go-http-client/2.0", "aiohttp/3.14", "axios/1.7", "oai-reverse-proxy", *AGENTS)
+"""Clients of strangers: odd ones, and those that everybody has."""
 
 
 @dataclass(slots=True)
@@ -42,6 +58,11 @@ class Planted:
     windows: list[dict[str, Any]] = field(default_factory=list)
     budgets: dict[str, float] = field(default_factory=dict)
     prices: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def happened(self) -> bool:
+        """Whether enough calls, or a price, are not as they were."""
+        return len(self.prices) > 0 or len(self.added) + len(self.changed) + len(self.gone) >= FEWEST_CALLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +128,14 @@ def caching(keys: Keys) -> F64:
     return np.where(keys.cached > 0.5, busy(keys), 0.0)
 
 
+def talking(keys: Keys) -> F64:
+    """Busy keys whose calls are answered in words."""
+    return np.where(keys.embeds < 0.5, busy(keys), 0.0)
+
+
 def chatting(keys: Keys) -> F64:
     """Busy keys that people talk to: prompts are short."""
-    return np.where((keys.input_tokens < 12_000) & (keys.embeds < 0.5), busy(keys), 0.0)
+    return np.where(keys.input_tokens < 12_000, talking(keys), 0.0)
 
 
 @dataclass(slots=True)
@@ -174,27 +200,46 @@ class Scene:
             calls[name] = np.where(calls[name] == ABSENT, ABSENT, 0)
         return calls
 
+    def cached(self, calls: Calls, known: F64) -> Calls:
+        """With so much of each prompt from the cache, in blocks; the rest is written where the provider says that."""
+        calls["cached_input_tokens"] = known.astype(int) // 64 * 64
+        new = calls["input_tokens"] - calls["cached_input_tokens"]
+        hour = calls["cache_write_1h_tokens"] != ABSENT
+        calls["cache_write_tokens"] = np.where(calls["cache_write_tokens"] == ABSENT, ABSENT, new)
+        calls["cache_write_1h_tokens"] = np.where(hour, new, ABSENT)
+        return calls
+
     def sized(self, calls: Calls, given: float, answered: float, spread: float = 0.5) -> Calls:
         """Prompts and answers of about so many tokens, nothing cached."""
         noise = self.rng.lognormal(0, spread, (2, len(calls)))
         calls["input_tokens"] = np.clip(given * noise[0], 1, 190_000)
+        thought = calls["reasoning_tokens"] / np.maximum(calls["output_tokens"], 1)
         calls["output_tokens"] = np.clip(answered * noise[1], 0, 32_000)
-        calls["reasoning_tokens"] = ABSENT
+        known = calls["reasoning_tokens"] != ABSENT
+        calls["reasoning_tokens"] = np.where(known, thought * calls["output_tokens"], ABSENT)
+        calls["latency_ms"] = np.where(np.isnan(calls["latency_ms"]), np.nan, latency(self.rng, calls))
         return self.uncached(calls)
 
     def of_model(self, calls: Calls, model: tuple[str, str]) -> Calls:
         calls["model"] = self.words.model(*model)
+        calls["requested_model"] = np.where(calls["requested_model"] == ABSENT, ABSENT, calls["model"])
+        calls["operation"] = OPERATIONS.index("embeddings" if model in MODELS["embedding"] else "chat")
         return calls
 
     def dear(self) -> tuple[str, str]:
         return DEAR[int(self.rng.integers(len(DEAR)))]
 
+    def abroad(self, countries: int) -> list[str]:
+        """So many countries that are not the key's own."""
+        others = [country for country in (*FOREIGN, *COUNTRIES) if country != self.key.country]
+        return [str(country) for country in self.rng.choice(others, countries, replace=False)]
+
     def strangers(self, calls: Calls, countries: int, addresses: int, users: int | None = None) -> Calls:
-        """From places that the key was never used from, with another client; without users of its own, if not said."""
-        away = self.rng.choice([c for c in (*FOREIGN, *COUNTRIES) if c != self.key.country], countries, replace=False)
-        pool = [self.words.new_addresses(self.rng, str(c), max(1, addresses // countries)) for c in away]
+        """From places that the key was never used from, with some client; with users of its own if said, else perhaps."""
+        pool = [self.words.new_addresses(self.rng, c, max(1, addresses // countries)) for c in self.abroad(countries)]
         calls["address"] = self.rng.choice(np.concatenate(pool), len(calls))
         calls["user_agent"] = self.words.text(str(self.rng.choice(TOOLS)))
+        users = users or int(self.rng.integers(2) * addresses)
         names = self.words.new_texts("user", users) if users else np.array([ABSENT], np.int32)
         calls["user_id"] = self.rng.choice(names, len(calls))
         return calls
@@ -207,6 +252,11 @@ class Scene:
         """Made at these times."""
         calls["key"] = (key or self.key).number
         calls["ts"] = at
+        embeds = calls["operation"] == OPERATIONS.index("embeddings")
+        calls["output_tokens"] = np.where(embeds, 0, calls["output_tokens"])
+        calls["reasoning_tokens"] = np.minimum(calls["reasoning_tokens"], calls["output_tokens"])
+        unlucky = (calls["status"] == 200) & (self.rng.random(len(calls)) < (key or self.key).fails)
+        fail(self.rng, calls, np.flatnonzero(unlucky))
         send(self.rng, key or self.key, calls)
         return calls
 
@@ -230,12 +280,12 @@ class Scene:
     def like_usual(self, times: F64, key: Key | None = None, since: float = 0.0) -> Calls:
         """The key's own calls of that time once more, on top, so many times a minute's own (an array, by minute)."""
         own = self.background.calls[self.rows(len(times) / 60, since, [key or self.key])]
-        own = own[own["status"] == 200]
+        own = own[own["input_tokens"] > 0]
         minute = np.clip((own["ts"] - self.at - since * HOUR_S) // 60, 0, len(times) - 1).astype(int)
         copies = self.rng.poisson(times[minute])
         copies = self.rng.poisson(times[minute] * min(1.0, MOST_CALLS / max(int(copies.sum()), 1)))
         calls = np.repeat(own, copies)
-        at = calls["ts"] + self.rng.uniform(-60, 60, len(calls))
+        at = calls["ts"] - (key or self.key).skew + self.rng.uniform(-60, 60, len(calls))
         return self.sent(self.fresh(calls), np.clip(at, self.at + since * HOUR_S, None), key)
 
     def new_key(self, days_old: float, replaces: Key | None = None) -> Key:

@@ -84,6 +84,11 @@ class Outcome:
         return self.delay is not None
 
     @property
+    def wants_more(self) -> bool:
+        """Whether more than telling people is right."""
+        return LADDER.index(self.right) > LADDER.index("notify")
+
+    @property
     def acted_right(self) -> bool:
         return self.action == self.right
 
@@ -148,7 +153,7 @@ MEASURES: dict[str, Measure] = {
     "over_action": lambda score: _mean(score.material, lambda o: o.overacted),
     "usd": lambda score: _mean(score.material, lambda o: o.usd),
     "usd_before_alert": lambda score: _mean(score.material, lambda o: o.usd_before_alert),
-    "usd_before_action": lambda score: _mean(score.material, lambda o: o.usd_before_action),
+    "usd_before_action": lambda score: _mean([o for o in score.material if o.wants_more], lambda o: o.usd_before_action),
     "notifications": lambda score: _mean(_found(score), lambda o: o.notifications),
     "precision": lambda score: Rate(score.true, score.raised),
     "false_pages": lambda score: _per_100_keys_and_day(score.false.pages, score),
@@ -157,7 +162,8 @@ MEASURES: dict[str, Measure] = {
     "false_actions": lambda score: _per_100_keys_and_day(score.false.actions, score),
     "lookalikes_acted_on": lambda score: _mean(score.lookalikes, lambda o: o.tally.actions > 0),
 }
-"""Everything but `recall_all` looks at material incidents; `kind_right` and `notifications` at those that were found.
+"""Everything but `recall_all` looks at material incidents; `kind_right` and `notifications` at those that were found,
+`usd_before_action` at those where more than telling is right.
 
 The false ones are per 100 keys and day.
 """

@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from schemas.prices import PriceEntry
 from schemas.signals import WHOLE_TENANT
 from stream.lab.calls import F64, Calls, Words, cost, encode
 from stream.lab.labels import Label, Labels
-from stream.lab.population import DAY_S, HOUR_S, Background, Key, population, repeated
+from stream.lab.population import DAY_S, HOUR_S, Background, Key, between, population, repeated
 from stream.lab.scenarios import SCENARIOS
 from stream.lab.scene import Keys, Planted, Scenario, Scene
 from stream.lab.traces import background as of_file
@@ -24,6 +25,8 @@ START = 1_788_739_200.0
 LEARNT = 0.5
 """The part of the time in which nothing happens yet: what a baseline may learn from."""
 MATERIAL_USD, TRIFLE_USD = 5.0, 2.0
+TRIES = 20
+"""On how many keys a scenario is tried before it is left out: of some it changes no call, or keys that others have."""
 POINTS = 100
 """Of a label's curve, at most."""
 
@@ -86,10 +89,12 @@ class Staging:
     def played(self, seed: int, scenarios: Sequence[Scenario]) -> Simulated:
         """Everything planted, sent and labelled."""
         planted = [(s, p) for s in sorted(scenarios, key=lambda s: not s.whole_tenant) if (p := self._plant(s)) is not None]
+        self._prices = PriceBook([PriceEntry.model_validate(entry) for _, p in planted for entry in p.prices])
         names = [scenario.name for scenario, _ in planted]
         labels = [self._label(s, p, f"{s.name}-{names[:n].count(s.name) + 1}") for n, (s, p) in enumerate(planted)]
         calls = self._sent([p for _, p in planted])
         keys = list({key.number: key for key in (*self._background.keys, *(k for _, p in planted for k in p.keys))}.values())
+        windows = [*self._windows(keys), *(window for _, p in planted for window in p.windows)]
         return Simulated(
             calls=calls,
             words=self._background.words,
@@ -101,7 +106,9 @@ class Staging:
                 keys=len(keys),
                 labels=tuple(sorted(labels, key=lambda label: label.start)),
             ),
-            directory=_directory(keys, [p for _, p in planted]),
+            directory=_directory(
+                keys, self._budgets() | {t: usd for _, p in planted for t, usd in p.budgets.items()}, windows
+            ),
             prices=[entry for _, p in planted for entry in p.prices],
             left_out=tuple(s.name for s in scenarios if s.name not in names),
         )
@@ -110,15 +117,27 @@ class Staging:
         weights = np.where(self._free, scenario.wants(self._keys), 0.0)
         if scenario.whole_tenant:
             weights = weights * self._whole_and_small()
-        if not weights.sum():
-            return None
-        key = self._background.keys[int(self._rng.choice(len(weights), p=weights / weights.sum()))]
-        at = self._time(scenario, key)
-        planted = scenario.plant(Scene(self._rng, self._background, self._prices, key, at))
-        taken = {key.number, *(k.number for k in planted.keys)}
-        if scenario.whole_tenant:
-            taken |= {k.number for k in self._background.keys if k.tenant == key.tenant}
-        self._free[[number for number in taken if number < len(self._free)]] = False
+        for _ in range(TRIES):
+            if not weights.sum():
+                break
+            key = self._background.keys[int(self._rng.choice(len(weights), p=weights / weights.sum()))]
+            at = self._time(scenario, key)
+            planted = self._in_time(scenario.plant(Scene(self._rng, self._background, self._prices, key, at)))
+            taken = {key.number, *(k.number for k in planted.keys)}
+            if scenario.whole_tenant:
+                taken |= {k.number for k in self._background.keys if k.tenant == key.tenant}
+            here = [number for number in taken if number < len(self._free)]
+            if planted.happened and self._free[here].all():
+                self._free[here] = False
+                return planted
+            weights[key.number] = 0.0
+        return None
+
+    def _in_time(self, planted: Planted) -> Planted:
+        """Without the calls that would come after the end."""
+        for name in ("added", "ordinary", "again"):
+            calls = getattr(planted, name)
+            setattr(planted, name, calls[calls["arrival_ts"] <= self._background.end])
         return planted
 
     def _time(self, scenario: Scenario, key: Key) -> float:
@@ -130,12 +149,31 @@ class Staging:
         return float(self._rng.uniform(self._from, latest))
 
     def _whole_and_small(self) -> F64:
-        """0 for the keys of a tenant that something happens to already; small tenants more often."""
+        """0 for the keys of a tenant that something happens to already, or that has most keys; small tenants more often."""
         tenants = np.array([key.tenant for key in self._background.keys])
         _, which, size = np.unique(tenants, return_inverse=True, return_counts=True)
-        whole = np.ones(len(size), np.bool_)
+        whole = size <= max(len(tenants) / 5, size.min())
         whole[which[~self._free]] = False
         return np.asarray(whole[which] / size[which] ** 2.0)
+
+    def _windows(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
+        """Windows in which nothing came of what was declared: about one for each two tenants."""
+        rng, begin, end = self._rng, self._background.start, self._background.end
+        declared: list[dict[str, Any]] = []
+        for tenant in sorted({key.tenant for key in keys if rng.random() < 0.2}):
+            at = float(rng.uniform(begin, end))
+            kind = str(rng.choice(["deploy", "load_test", "maintenance"]))
+            until = at + between(rng, 1_200, 10_800)
+            declared.append({"kind": kind, "tenant": tenant, "start_ts": at, "end_ts": until})
+        return declared
+
+    def _budgets(self) -> dict[str, float]:
+        """What half of the tenants may cost a month: more than they do."""
+        spend: dict[str, float] = {}
+        for key in self._background.keys:
+            spend[key.tenant] = spend.get(key.tenant, 0.0) + float(self._keys.spend[key.number])
+        wide = {tenant: max(usd, 0.1) * 30 * between(self._rng, 1.3, 4) for tenant, usd in spend.items()}
+        return {tenant: round(usd, 2) for tenant, usd in wide.items() if self._rng.random() < 0.5}
 
     def _label(self, scenario: Scenario, planted: Planted, name: str) -> Label:
         before = self._background.calls[planted.rows]
@@ -158,7 +196,7 @@ class Staging:
             key_ids=(WHOLE_TENANT,) if whole else tuple(sorted({key.key_id for key in planted.keys})),
             start=round(max(start, self._from), 3),
             end=round(end, 3),
-            material_at=round(max(float(when), self._from), 3),
+            material_at=round(min(max(float(when), start, self._from), max(end, self._from)), 3),
             material=scenario.kind is not None and (planted.free or total >= TRIFLE_USD),
             usd=total,
             action=scenario.action,
@@ -171,18 +209,26 @@ class Staging:
         keep = np.ones(len(calls), np.bool_)
         for one in planted:
             keep[one.gone] = False
+            self._claim(calls[one.rows], one.changed)
             calls[one.rows] = one.changed
         more = np.concatenate([calls[:0], *(part for p in planted for part in (p.added, p.ordinary))])
         more["call"] = len(calls) + np.arange(len(more))
         sent = np.concatenate([calls[keep], more, *(p.again for p in planted)])
         claims = np.array([key.claims for key in self._background.keys] + [False] * len(self._background.words.keys))
-        claimed = np.flatnonzero(claims[sent["key"]] & np.isnan(sent["cost_usd"]))
+        ours = sent["call"] >= len(self._background.words.ids)
+        claimed = np.flatnonzero(ours & claims[sent["key"]] & np.isnan(sent["cost_usd"]))
         sent["cost_usd"][claimed] = cost(sent[claimed], self._background.words, self._prices)
         if not self._background.words.ids:
             sent = np.concatenate([sent, repeated(self._rng, sent, 0.002)])
         in_time = (sent["ts"] >= self._background.start - HOUR_S) & (sent["ts"] <= self._background.end + HOUR_S)
         sent = sent[in_time]
         return sent[np.argsort(sent["arrival_ts"], kind="stable")]
+
+    def _claim(self, before: Calls, changed: Calls) -> None:
+        """Where a file says what a call cost, one that was changed costs as much more as its tokens do."""
+        stale = np.flatnonzero((before["cost_usd"] == changed["cost_usd"]) & (before["cost_usd"] > 0))
+        one, other = (cost(calls[stale], self._background.words, self._prices) for calls in (before, changed))
+        changed["cost_usd"][stale] *= np.divide(other, one, out=np.ones(len(stale)), where=one > 0)
 
 
 def _past(background: Background, prices: PriceBook) -> Keys:
@@ -203,8 +249,7 @@ def _past(background: Background, prices: PriceBook) -> Keys:
     )
 
 
-def _directory(keys: Sequence[Key], planted: Sequence[Planted]) -> dict[str, Any]:
-    budgets = {tenant: usd for p in planted for tenant, usd in p.budgets.items()}
+def _directory(keys: Sequence[Key], budgets: dict[str, float], windows: list[dict[str, Any]]) -> dict[str, Any]:
     tenants: dict[str, dict[str, Any]] = {}
     for key in keys:
         tenant = tenants.setdefault(key.tenant, {"tenant": key.tenant, "home_country": key.country, "keys": []})
@@ -213,4 +258,4 @@ def _directory(keys: Sequence[Key], planted: Sequence[Planted]) -> dict[str, Any
         tenant["keys"].append({name: value for name, value in entry.items() if value is not None})
         if key.tenant in budgets:
             tenant["monthly_budget_usd"] = budgets[key.tenant]
-    return {"tenants": list(tenants.values()), "declared_windows": [window for p in planted for window in p.windows]}
+    return {"tenants": list(tenants.values()), "declared_windows": windows}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,11 @@ class Spent:
     usd: I64
     calls: I64
 
+    def between(self, first: float, last: float) -> Spent:
+        """What was spent from `first` to `last`, epoch seconds."""
+        keep = (self.minute >= first // MINUTE_S) & (self.minute <= last // MINUTE_S)
+        return Spent(self.names, self.key[keep], self.minute[keep], self.usd[keep], self.calls[keep])
+
     def of_key(self, key: int) -> tuple[I64, I64]:
         """(minutes, nano-dollars) of one key."""
         lo, hi = np.searchsorted(self.key, [key, key + 1])
@@ -39,7 +45,7 @@ class Spending:
         self._prices = prices
         self._names = names
         self._seen = SeenIds(NEWEST_IDS, MOST_IDS)
-        self._parts: list[tuple[I64, I64, I64]] = []
+        self._parts: list[tuple[I64, I64, I64]] = [(np.empty(0, np.int64),) * 3]
 
     def take(self, batch: Batch) -> None:
         """Add the calls of a batch."""
@@ -50,10 +56,20 @@ class Spending:
 
     def spent(self) -> Spent:
         """Everything so far."""
-        empty = np.empty(0, np.int64)
-        place, usd, calls = _summed(*(np.concatenate([empty, *column]) for column in zip(*self._parts, strict=True)))
+        place, usd, calls = _summed(*(np.concatenate(column) for column in zip(*self._parts, strict=True)))
         names = tuple((n[0], n[1]) for n in self._names.keys.names)
         return Spent(names, (place >> 32).astype(np.int32), place & 0xFFFFFFFF, usd, calls)
+
+
+def together(parts: Sequence[Spent]) -> Spent:
+    """Several partitions' spend as one; a key that is on two of them is one key."""
+    row: dict[tuple[str, str], int] = {}
+    places = []
+    for part in parts:
+        of = np.array([row.setdefault(name, len(row)) for name in part.names], np.int64)
+        places.append(of[part.key] << 32 | part.minute if len(of) else part.minute)
+    place, usd, calls = _summed(*(np.concatenate(c) for c in (places, [p.usd for p in parts], [p.calls for p in parts])))
+    return Spent(tuple(row), (place >> 32).astype(np.int32), place & 0xFFFFFFFF, usd, calls)
 
 
 def _summed(place: I64, usd: I64, calls: I64) -> tuple[I64, I64, I64]:

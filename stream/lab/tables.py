@@ -39,6 +39,7 @@ DISTURBED = (
 LEGEND = """\
 In brackets: 95 % intervals over trials. Incidents are the material ones, except in "of all". By chance: the same alerts,
 moved in time. Delays run from the material moment, of what was found. What was missed, or not acted on, costs all it cost.
+USD before action: of incidents where more than telling is right.
 Precision: of what was paged or ticketed, the part that was about an incident. False: about nothing, per 100 keys and day.
 Too strong: incidents with a stronger action than was right. Notifications: of each incident that was found.
 """
@@ -70,11 +71,6 @@ class Table:
             [c.rjust(w) if n else c.ljust(w) for n, (c, w) in enumerate(zip(line, widths, strict=True))] for line in lines
         ]
         return "\n".join([f"### {self.title}", "", *(f"| {' | '.join(line)} |" for line in padded)])
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = [c.rjust(w) if n else c.ljust(w) for n, (c, w) in enumerate(zip(cells, widths, strict=True))]
-    return f"| {' | '.join(padded)} |"
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ def background(rng: np.random.Generator, path: Path, start: float, days: float) 
         "session,agent": _sessions,
     }
     read = next((readers[begins] for begins in readers if lines and lines[0].startswith(begins)), None)
+    if not any(lines):
+        raise BrokenFile(f"{path}: is empty")
     try:
         if read is None:
             return _events(rng, path.name, lines)
@@ -151,16 +153,19 @@ def _of_client(rng: np.random.Generator, words: Words, key: Key, requests: Calls
         session = np.unique(requests["session"], return_inverse=True)[1]
     else:
         session = np.cumsum(rng.random(len(calls)) < 0.4)
-    dress(rng, words, key, calls, session)
-    return calls
+    return dress(rng, words, key, calls, session)
 
 
 def _events(rng: np.random.Generator, name: str, lines: list[str]) -> Background:
     words, keys = Words(), dict[int, Key]()
     decoder = msgspec.json.Decoder(Call)
-    calls = blank(len(lines))
-    for n, line in enumerate(lines):
-        event: Any = decoder.decode(line)
+    said = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    calls = blank(len(said))
+    for n, (number_of_line, line) in enumerate(said):
+        try:
+            event: Any = decoder.decode(line)
+        except ValueError as error:
+            raise ValueError(f"line {number_of_line}: {error}") from error
         row = calls[n]
         row["call"] = words.id(event.event_id)
         row["key"] = number = words.key(event.tenant, event.key_id)
@@ -206,4 +211,5 @@ def _key_of(rng: np.random.Generator, words: Words, event: Any, number: int) -> 
         agents=np.array([words.text(event.user_agent or "python")], np.int32),
         feature=ABSENT if event.feature is None else words.text(event.feature),
         environment=ABSENT if event.environment is None else words.text(event.environment),
+        claims=event.cost_usd is not None,
     )

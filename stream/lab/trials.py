@@ -14,10 +14,10 @@ from schemas.directory import Directory
 from schemas.policy import Policy
 from schemas.prices import PriceList
 from stream.documents import read_document
-from stream.lab.backtest import Backtest, backtest
+from stream.lab.backtest import Backtest, File, backtest
 from stream.lab.baselines import BASELINES
 from stream.lab.labels import Labels
-from stream.lab.score import Score, by_chance, pool, score
+from stream.lab.score import DAY_S, Score, by_chance, pool, score
 from stream.lab.simulate import drawn, simulated
 from stream.lab.tables import Row
 
@@ -32,9 +32,13 @@ class Traffic:
 
 
 def standings(names: Sequence[str], played: Backtest, directory: Directory, labels: Labels) -> list[Row]:
-    """The score of each policy, in order under these names, and of every baseline, on one labelled file."""
+    """The score of each policy, in order under these names, and of every baseline, on one labelled file.
+
+    Baselines are shown a year at most before the scored part, and nothing after: a call with a broken clock is not theirs.
+    """
+    spent = played.spent.between(labels.scored_from - 365 * DAY_S, labels.until)
     ours = {name: one.alerts for name, one in zip(names, played.played, strict=True)}
-    rivals = {rule.name: tuple(rule.alerts(played.spent, directory)) for rule in BASELINES}
+    rivals = {rule.name: tuple(rule.alerts(spent, directory)) for rule in BASELINES}
     return [Row(name, (score(said, labels),), by_chance(said, labels)) for name, said in (ours | rivals).items()]
 
 
@@ -47,7 +51,7 @@ def trial(seed: int, background: Path | None, traffic: Traffic, policies: Mappin
             pass
         prices = read_document(folder / "prices.json", PriceList)
         directory = read_document(folder / "directory.json", Directory)
-        played = backtest(folder / "calls.ndjson", list(prices.root), directory, list(policies.values()), folder)
+        played = backtest([File(folder / "calls.ndjson")], list(prices.root), directory, list(policies.values()), folder)
         return standings(list(policies), played, directory, made.labels)
 
 

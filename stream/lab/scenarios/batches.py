@@ -53,12 +53,12 @@ def ci_prod_key(scene: Scene) -> Planted:
     begins = scene.at + np.sort(scene.rng.uniform(0, scene.vary(6, 24) * HOUR_S, runs))
     begins[0] = scene.at
     given, answered = scene.vary(500, 4_000), scene.vary(100, 900)
-    added = []
+    added, cloud = [], scene.abroad(1)[0] if scene.key.country == "US" else "US"
     for begin in begins:
         count = int(scene.vary(150, 600))
         calls = scene.of_model(scene.sized(scene.usual(count), given, answered, 0.2), model)
         calls = scene.sessions(scene.strangers(calls, 1, 1), 1)
-        calls["user_agent"] = client
+        calls["address"], calls["user_agent"] = scene.words.new_addresses(scene.rng, cloud, 1), client
         calls["prompt_fingerprint"] = prompts[np.arange(count) % len(prompts)]
         added.append(scene.sent(calls, begin + np.sort(scene.rng.uniform(0, scene.vary(4, 12) * 60, count))))
     return Planted([scene.key], np.concatenate(added))
@@ -71,8 +71,11 @@ def wallet_abuse(scene: Scene) -> Planted:
     countries, addresses = int(scene.vary(6, 16)), int(scene.vary(200, 900))
 
     def abused(count: int) -> Calls:
-        calls = scene.strangers(scene.sized(scene.usual(count), given, answered, 0.15), countries, addresses, addresses)
-        return scene.sessions(calls, max(count, 1))
+        own = scene.sized(scene.usual(count), given, answered, 0.15)
+        clients = own["user_agent"].copy()
+        calls = scene.strangers(own, countries, addresses, addresses)
+        calls["user_agent"], calls["session_id"] = clients, scene.words.new_texts("session", count)
+        return calls
 
     usd = np.full(round(scene.vary(1.5, 5) * 60), scene.vary(20, 400))
     return Planted([scene.key], scene.burning(abused, usd))

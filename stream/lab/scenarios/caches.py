@@ -36,7 +36,9 @@ def cache_break_partial(scene: Scene) -> Planted:
     """Only the system prefix hits, on and off: about half of the hit ratio, more cache writes."""
     rows = scene.rows(scene.vary(6, 40))
     hour = ((scene.background.calls["ts"][rows] - scene.at) // (scene.vary(0.3, 3) * HOUR_S)).astype(int)
-    rows = rows[scene.rng.random(200)[hour % 200] < scene.vary(0.5, 1.0)]
+    off = scene.rng.random(200) < scene.vary(0.5, 1.0)
+    off[0] = True
+    rows = rows[off[hour % 200]]
     return Planted([scene.key], rows=rows, changed=missed(scene, scene.background.calls[rows], scene.vary(0.3, 0.7), True))
 
 

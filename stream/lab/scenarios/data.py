@@ -22,6 +22,7 @@ def unpriced_model(scene: Scene) -> Planted:
 @planted("price_mismatch", "notify", hours=30, wants=busy, awake=True)
 def price_mismatch(scene: Scene) -> Planted:
     """The cost that a gateway claims is off by a factor of 0.05-0.7 or 1.4-12."""
+    scene.key.claims = True
     rows = scene.rows(scene.vary(3, 30))
     calls = scene.background.calls[rows].copy()
     factor = float(scene.rng.choice([scene.vary(0.05, 0.7), scene.vary(1.4, 12)]))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from schemas.batch import ABSENT
 from stream.lab.calls import F64, Calls
 from stream.lab.population import HOUR_S
-from stream.lab.scene import Planted, Scene, busy, chatting, planted
+from stream.lab.scene import Planted, Scene, busy, chatting, planted, talking
 
 _INPUT = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "cache_write_1h_tokens")
 
@@ -36,7 +37,7 @@ def prompt_creep(scene: Scene) -> Planted:
     return Planted([scene.key], rows=rows, changed=_longer(calls, np.maximum(grown, 1.0)))
 
 
-@planted("token_inflation", "downgrade", hours=8, wants=busy, awake=True)
+@planted("token_inflation", "downgrade", hours=8, wants=talking, awake=True)
 def reasoning_runaway(scene: Scene) -> Planted:
     """Answers 6-18 times as long, nearly all of it reasoning, for some hours."""
     rows = scene.rows(scene.vary(2, 8))
@@ -48,16 +49,17 @@ def reasoning_runaway(scene: Scene) -> Planted:
     return Planted([scene.key], rows=rows, changed=calls)
 
 
-@planted("model_shift", "downgrade", hours=12, wants=busy, awake=True)
+@planted("model_shift", "downgrade", hours=12, wants=talking, awake=True)
 def model_swap(scene: Scene) -> Planted:
     """Calls move within minutes to a model that costs 10-60 times as much."""
     rows = scene.rows(scene.vary(4, 12))
     calls = scene.background.calls[rows].copy()
     share = np.clip((calls["ts"] - scene.at) / (scene.vary(1, 40) * 60), 0, 1) * scene.vary(0.6, 1.0)
     swapped = scene.rng.random(len(calls)) < share
-    if scene.chance(0.5):
-        calls["requested_model"] = calls["model"]
     calls["model"] = np.where(swapped, scene.words.model(*scene.dear()), calls["model"])
+    if scene.chance(0.5):
+        asked = calls["requested_model"]
+        calls["requested_model"] = np.where(swapped & (asked != ABSENT), calls["model"], asked)
     return Planted([scene.key], rows=rows, changed=calls)
 
 

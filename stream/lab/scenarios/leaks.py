@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from stream.lab.calls import Calls
+from schemas.batch import ABSENT
+from stream.lab.calls import OPERATIONS, Calls
 from stream.lab.population import DAY_S, HOUR_S, MODELS, arrivals
 from stream.lab.scene import MOST_CALLS, Planted, Scene, busy, chatting, minutes, planted, ramp
 
@@ -33,6 +34,9 @@ def _probes(scene: Scene) -> Calls:
     calls = scene.strangers(scene.sized(scene.usual(int(scene.vary(6, 20))), 12, 1), 1, 1)
     every = [scene.words.model(*model) for models in MODELS.values() for model in models]
     calls["model"] = scene.rng.choice(every, len(calls))
+    calls["requested_model"] = np.where(calls["requested_model"] == ABSENT, ABSENT, calls["model"])
+    embeds = np.isin(calls["model"], [scene.words.model(*model) for model in MODELS["embedding"]])
+    calls["operation"] = np.where(embeds, OPERATIONS.index("embeddings"), OPERATIONS.index("chat"))
     refused = scene.rng.random(len(calls)) < 0.4
     calls["status"] = np.where(refused, scene.rng.choice([401, 403, 404], len(calls)), 200)
     calls["output_tokens"] = np.where(refused, 0, 1)
@@ -54,11 +58,12 @@ def leak_slow(scene: Scene) -> Planted:
     return Planted([scene.key], scene.sessions(added, max(1, len(added) // 10)))
 
 
-@planted("leaked_key", "rotate", hours=9, wants=chatting)
+@planted("leaked_key", "rotate", hours=14, wants=chatting)
 def leak_proxy_resale(scene: Scene) -> Planted:
     """A resold key: users, addresses and countries double every 25-80 min, each of them light."""
-    hours, doubling = scene.vary(4, 9), scene.vary(25, 80) / 60
-    grown = np.minimum(2 ** (minutes(hours) / doubling), scene.vary(300, 4_000))
+    users, doubling = scene.vary(150, 4_000), scene.vary(25, 65) / 60
+    hours = min(np.log2(users) * doubling + scene.vary(0.1, 2), 14)
+    grown = np.minimum(2 ** (minutes(hours) / doubling), users)
     per_hour = grown * scene.vary(2, 12)
     per_hour *= min(1.0, MOST_CALLS / (per_hour.sum() / 60))
     at = arrivals(scene.rng, per_hour, scene.at, 60.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from stream.lab.calls import Calls
-from stream.lab.population import DAY_S, HOUR_S, working
+from stream.lab.population import DAY_S, HOUR_S, MODELS, fail, working
 from stream.lab.scenarios.caches import missed
 from stream.lab.scene import MOST_CALLS, Planted, Scene, busy, caching, chatting, minutes, planted
 
@@ -47,7 +47,7 @@ def b_workday_ramp(scene: Scene) -> Planted:
 def b_new_tenant(scene: Scene) -> Planted:
     """A tenant made minutes to hours ago starts to work."""
     key = scene.new_key(days_old=scene.vary(0.01, 0.3))
-    key.tenant = f"{key.tenant}-new-{key.number}"
+    key.tenant = f"tenant-{key.number + 1}"
     key.number = scene.words.key(key.tenant, key.key_id)
     usd = scene.vary(10, 200) * np.clip(minutes(scene.vary(4, 24)) / scene.vary(0.2, 2), 0.05, 1)
     return Planted([key], scene.burning(scene.usual, usd, key))
@@ -62,7 +62,7 @@ def b_load_test(scene: Scene) -> Planted:
     def made(count: int) -> Calls:
         calls = scene.one_session(scene.sized(scene.usual(count), scene.vary(300, 3_000), 200, 0.05))
         calls["user_agent"], calls["environment"] = client, scene.words.text("staging")
-        calls["status"] = np.where(scene.rng.random(count) < 0.2, 429, 200)
+        fail(scene.rng, calls, np.flatnonzero(scene.rng.random(count) < 0.2), [429])
         return calls
 
     key = scene.new_key(days_old=200)
@@ -125,10 +125,11 @@ def b_one_off_job(scene: Scene) -> Planted:
 @planted(None, "none", hours=6, wants=busy, awake=True)
 def b_clock_skew(scene: Scene) -> Planted:
     """A producer's clock jumps by 1-90 minutes; calls arrive as ever."""
-    rows = scene.rows(scene.vary(0.5, 6))
+    hours = scene.vary(0.5, 6)
+    rows = scene.rows(hours)
     calls = scene.background.calls[rows].copy()
     calls["ts"] += float(scene.rng.choice([-1, 1])) * scene.vary(60, 5_400)
-    return Planted([scene.key], rows=rows, changed=calls)
+    return Planted([scene.key], rows=rows, changed=calls, span=(scene.at, scene.at + hours * HOUR_S))
 
 
 @planted(None, "none", hours=1, wants=busy, awake=True)
@@ -159,12 +160,12 @@ def b_travel_dev(scene: Scene) -> Planted:
     rows = scene.rows(scene.vary(8, 72))
     calls = scene.background.calls[rows].copy()
     user = calls["user_id"] == (calls["user_id"][0] if len(calls) else 0)
-    away = scene.words.new_addresses(scene.rng, str(scene.rng.choice(["ES", "IT", "MX", "SG", "TH"])), 3)
+    away = scene.words.new_addresses(scene.rng, scene.abroad(1)[0], 3)
     calls["address"] = np.where(user, scene.rng.choice(away, len(calls)), calls["address"])
     return Planted([scene.key], rows=rows[user], changed=calls[user])
 
 
-@planted(None, "none", hours=8, wants=busy)
+@planted(None, "none", hours=20, wants=caching)
 def b_agent_marathon(scene: Scene) -> Planted:
     """Four long agent sessions side by side, all prompts distinct, with human pauses."""
     added = []
@@ -177,8 +178,7 @@ def b_agent_marathon(scene: Scene) -> Planted:
         calls["input_tokens"] = context
         calls["output_tokens"] = scene.rng.lognormal(np.log(250), 0.8, steps)
         known = np.concatenate([[0], np.minimum(context[:-1], context[1:])])
-        calls["cached_input_tokens"] = np.where(gaps > 300, 0, known).astype(np.int32) // 64 * 64
-        calls["cache_write_tokens"] = calls["cache_write_1h_tokens"] = -1
+        calls = scene.cached(calls, np.where(gaps > 300, 0, known))
         added.append(scene.sent(calls, scene.at + np.cumsum(gaps)))
     return Planted([scene.key], np.concatenate(added))
 
@@ -189,11 +189,8 @@ def b_failover(scene: Scene) -> Planted:
     hours, broken = scene.vary(0.3, 1.3), scene.vary(1, 6) * 60
     rows = scene.rows(hours)
     calls = scene.background.calls[rows].copy()
-    first = np.flatnonzero(calls["ts"] < scene.at + broken)
     moved = missed(scene, calls, 0.3, True)
-    moved["requested_model"] = moved["model"]
-    moved["model"] = scene.words.model("anthropic", "claude-sonnet-4-5")
-    for name in ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "cache_write_1h_tokens"):
-        moved[name][first] = np.minimum(moved[name][first], 0)
-    moved["status"][first] = 503
+    others = [model for model in MODELS["large"] if model != scene.words.models[scene.key.model]]
+    moved["model"] = scene.words.model(*others[int(scene.rng.integers(len(others)))])
+    fail(scene.rng, moved, np.flatnonzero(calls["ts"] < scene.at + broken), [503])
     return Planted([scene.key], rows=rows, changed=moved)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from schemas.batch import ABSENT
 from stream.lab.calls import F64, Calls, fingerprints, nearly
 from stream.lab.population import HOUR_S
-from stream.lab.scene import MOST_CALLS, Planted, Scene, busy, planted
+from stream.lab.scene import MOST_CALLS, Planted, Scene, caching, planted, talking
 
 
 def _steps(scene: Scene, hours: float, every: float, regular: float) -> F64:
@@ -24,9 +23,7 @@ def _growing(scene: Scene, calls: Calls, first: float, grows: float, most: float
     calls["input_tokens"] = context
     calls["output_tokens"] = np.maximum(scene.rng.lognormal(np.log(scene.vary(60, 500)), 0.4, len(calls)), 1)
     known = np.where(np.arange(len(calls)) % steps == 0, 0, (context - grows) * cached)
-    calls["cached_input_tokens"] = np.maximum(known, 0).astype(int) // 64 * 64
-    calls["cache_write_tokens"] = calls["cache_write_1h_tokens"] = ABSENT
-    return calls
+    return scene.cached(calls, np.maximum(known, 0))
 
 
 def _of(scene: Scene, calls: Calls, prompts: int, near: float = 0.0) -> Calls:
@@ -40,7 +37,7 @@ def _of(scene: Scene, calls: Calls, prompts: int, near: float = 0.0) -> Calls:
     return calls
 
 
-@planted("agent_loop", "throttle", hours=14, wants=busy)
+@planted("agent_loop", "throttle", hours=14, wants=caching)
 def agent_loop_tight(scene: Scene) -> Planted:
     """One session sends the same 1-3 prompts every few seconds, its transcript growing and cached."""
     at = _steps(scene, scene.vary(1, 14), scene.vary(3, 16), scene.vary(0.03, 0.3))
@@ -48,12 +45,10 @@ def agent_loop_tight(scene: Scene) -> Planted:
     first, grows = scene.vary(8_000, 60_000), scene.vary(400, 1_800)
     calls = _growing(scene, calls, first, grows, scene.vary(100_000, 190_000), scene.vary(0.9, 0.999))
     calls = _of(scene, calls, int(scene.vary(1, 4)), near=float(scene.rng.choice([0.0, 0.05, 0.9])))
-    if scene.chance(0.5):
-        calls = scene.of_model(calls, scene.dear())
     return Planted([scene.key], scene.sent(calls, at))
 
 
-@planted("agent_loop", "throttle", hours=30, wants=busy)
+@planted("agent_loop", "throttle", hours=30, wants=talking)
 def agent_pingpong(scene: Scene) -> Planted:
     """Two agents answer each other day and night, 2-8 prompts in turn, regular as a clock."""
     at = _steps(scene, scene.vary(6, 30), scene.vary(6, 20), scene.vary(0.02, 0.15))
@@ -66,7 +61,7 @@ def agent_pingpong(scene: Scene) -> Planted:
     return Planted([scene.key], scene.sent(calls, at))
 
 
-@planted("agent_loop", "throttle", hours=4, wants=busy)
+@planted("agent_loop", "throttle", hours=4, wants=caching)
 def subagent_fanout(scene: Scene) -> Planted:
     """30-200 concurrent sub-agents, two prompts in five nearly the same, $150-1,500/h."""
     hours, workers = scene.vary(0.5, 4), int(scene.vary(30, 200))
