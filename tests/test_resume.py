@@ -86,7 +86,7 @@ def incidents(folder: Path, ledger: str) -> list[Any]:
 def used(folder: Path, ledger: str) -> list[Any]:
     """Hourly usage, and that it comes to what the run says."""
     opened = Ledger(f"sqlite:///{folder / ledger}.sqlite")
-    rows = opened.usage(("hour", *DIMENSIONS), range(2**31), {})
+    rows = opened.usage(("hour", *DIMENSIONS), range(2**31 - 1), {})
     opened.close()
     return sorted(rows)
 

@@ -26,7 +26,7 @@ NAMED = {
 }
 """What usage can be grouped by and narrowed to, and the ledger's column of it."""
 GROUPS = (*NAMED, "class", *TIMES)
-ALL_TIME = range(2**31)
+ALL_TIME = range(2**31 - 1)
 """Epoch hours."""
 OUTPUT_CLASSES = ("output", "reasoning", "audio_output")
 Values = tuple[int, ...]
