@@ -15,8 +15,9 @@ help: ## what each target does
 
 setup: .venv/ready ## make .venv from the lock and install burnguard into it
 
-services: setup ## fetch what tests start themselves: Apache Kafka's jars (needs Java and Maven)
+services: setup ## fetch what tests start themselves: Apache Kafka's jars (needs Java and Maven), PostgreSQL (where apt is)
 	$(PY)/python -m examples.kafka.broker fetch
+	$(PY)/python -m tests.postgres fetch
 
 kafka-up: setup ## start a Kafka broker on this machine
 	$(PY)/python -m examples.kafka.broker up

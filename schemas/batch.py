@@ -23,6 +23,8 @@ F64: TypeAlias = NDArray[np.float64]
 ABSENT = -1
 """What a token column holds where the event did not say: unknown, never 0."""
 SERVICE_TIERS = ("standard", "batch", "flex", "priority")
+UNNAMED, OTHER = 0, 1
+"""The rows of a bounded vocabulary that are there from the start: no name, and every name that found no room."""
 NANO = 1_000_000_000
 
 
@@ -45,8 +47,9 @@ class Lines:
 class Batch:
     """Calls in columns: row i is one call, all columns have the same length.
 
-    `tenant`, `key` and `model` are rows of the decoder's vocabularies; `event` is the XXH64 of the event id;
-    `tier` is an index into SERVICE_TIERS (absent is standard). Token columns hold ABSENT where the event did not say.
+    `tenant`, `key`, `model`, `feature` and `operation` are rows of the decoder's vocabularies (the last two of bounded
+    ones); `event` is the XXH64 of the event id; `tier` is an index into SERVICE_TIERS (absent is standard). Token columns
+    hold ABSENT where the event did not say.
     """
 
     clock: I64
@@ -56,6 +59,8 @@ class Batch:
     tenant: I32
     key: I32
     model: I32
+    feature: I32
+    operation: I32
     tier: I8
     input_tokens: I32
     cached_input_tokens: I32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Annotated, Any, Literal
 
@@ -15,12 +16,15 @@ from schemas.batch import ABSENT, I64, SERVICE_TIERS, Batch, Lines
 from schemas.quarantine import Quarantined, fingerprint
 from schemas.scan import COUNTS, FIELDS, FLOATS, MAX_LINE, NAMES, WRITE, WRITE_1H, scan
 from schemas.snapshot import BadCheckpoint, Snapshot, array, joined, number, of_numbers, of_texts, part, texts
-from schemas.usage import UsageEvent, bounds, check_parts
-from schemas.vocabulary import Vocabulary
+from schemas.usage import SHOWN, UsageEvent, bounds, check_parts
+from schemas.vocabulary import BoundedVocabulary, Vocabulary
 
 SAMPLE = 1_000
 """Unknown field names are counted on one accepted row in so many."""
 MOST_NAMES, LONGEST_NAME = 100, 64
+MOST_FEATURES, MOST_OPERATIONS = 1_000, 100
+"""Of a partition; who comes later is "other"."""
+_SHOWN = re.compile(SHOWN)
 
 
 def _type(name: str) -> Any:
@@ -96,6 +100,8 @@ class Decoder:
         self.tenants = Vocabulary()
         self.keys = Vocabulary(parts=2)
         self.models = Vocabulary(parts=2)
+        self.features = BoundedVocabulary(MOST_FEATURES)
+        self.operations = BoundedVocabulary(MOST_OPERATIONS)
         self.unknown_names: Counter[str] = Counter()
         self._accepted = 0
 
@@ -132,7 +138,12 @@ class Decoder:
             "counts": np.array(list(self.unknown_names.values()), np.int64),
         }
         parts = joined(
-            tenants=self.tenants.snapshot(), keys=self.keys.snapshot(), models=self.models.snapshot(), unknown=unknown
+            tenants=self.tenants.snapshot(),
+            keys=self.keys.snapshot(),
+            models=self.models.snapshot(),
+            features=self.features.snapshot(),
+            operations=self.operations.snapshot(),
+            unknown=unknown,
         )
         return parts | of_numbers(accepted=self._accepted)
 
@@ -141,6 +152,8 @@ class Decoder:
         self.tenants.restore(part(snapshot, "tenants"))
         self.keys.restore(part(snapshot, "keys"))
         self.models.restore(part(snapshot, "models"))
+        self.features.restore(part(snapshot, "features"))
+        self.operations.restore(part(snapshot, "operations"))
         unknown = part(snapshot, "unknown")
         names, counts = texts(unknown, "names"), array(unknown, "counts", np.int64)
         if len(names) != len(counts):
@@ -149,19 +162,23 @@ class Decoder:
         self._accepted = number(snapshot, "accepted")
 
     def _batch(self, lines: Lines, buffer: NDArray[np.uint8], c: _Columns, accepted: NDArray[np.bool_]) -> Batch:
-        def rows(vocabulary: Vocabulary, *parts: str) -> NDArray[np.int32]:
-            at = [NAMES.index(part) for part in parts]
-            return vocabulary.rows(buffer, c.texts[at], c.lengths[at], c.hashes[at], ~accepted)
+        skip = ~accepted
 
-        tenant, key, model = (
-            rows(self.tenants, "tenant"),
+        def rows(vocabulary: Vocabulary, first: str, last: str) -> NDArray[np.int32]:
+            at = slice(NAMES.index(first), NAMES.index(last) + 1)
+            return vocabulary.rows(buffer, c.texts[at], c.lengths[at], c.hashes[at], skip)
+
+        named = (
+            rows(self.tenants, "tenant", "tenant"),
             rows(self.keys, "tenant", "key_id"),
             rows(self.models, "provider", "model"),
+            rows(self.features, "feature", "feature"),
+            rows(self.operations, "operation", "operation"),
         )
         c.counts[WRITE] = np.maximum(c.counts[WRITE], c.counts[WRITE_1H])
         ts, arrival = (_ms(seconds) for seconds in c.floats)
         clock = np.where(lines.clock == ABSENT, arrival, lines.clock)
-        first = (clock, lines.position, ts, c.hashes[0], tenant, key, model, c.tiers)
+        first = (clock, lines.position, ts, c.hashes[0], *named, c.tiers)
         every = (*first, *c.counts)
         return Batch(*(every if accepted.all() else (column[accepted] for column in every)))
 
@@ -193,7 +210,7 @@ class _Columns:
     def put(self, i: int, call: Any, aside: bytearray, end: int) -> None:
         """Write one call that msgspec read; its texts go into `aside`, which follows the buffer's `end`."""
         for row, name in enumerate(NAMES):
-            text = (getattr(call, name) or "").encode()
+            text = _shown(name, getattr(call, name) or "").encode()
             self.texts[row, i] = end + len(aside)
             self.lengths[row, i] = len(text)
             self.hashes[row, i] = xxhash.xxh64_intdigest(text) if text else 0
@@ -201,6 +218,11 @@ class _Columns:
         self.floats[:, i] = [np.nan if getattr(call, name) is None else getattr(call, name) for name in FLOATS]
         self.counts[:, i] = [ABSENT if getattr(call, name) is None else getattr(call, name) for name in COUNTS]
         self.tiers[i] = SERVICE_TIERS.index(call.service_tier or "standard")
+
+
+def _shown(name: str, text: str) -> str:
+    """What is kept of a text: a feature or an operation that cannot be shown to people is "other"."""
+    return "other" if text and name in ("feature", "operation") and not _SHOWN.fullmatch(text) else text
 
 
 def _ms(seconds: NDArray[np.float64]) -> I64:

@@ -171,12 +171,13 @@ def _slots(wire: _Slots) -> Slots:
         raise msgspec.ValidationError(f"a column of a pulse has a wrong length: {error}") from error
     if len({len(column) for column in (slots.entity, slots.ring, slots.slot, slots.usd, slots.counts)}) > 1:
         raise msgspec.ValidationError("the columns of a pulse have different lengths")
-    if not (_within(slots.entity, len(slots.names)) and _within(slots.ring, RINGS) and _within(slots.slot, MOST)):
+    if not (within(slots.entity, len(slots.names)) and within(slots.ring, RINGS) and within(slots.slot, MOST)):
         raise msgspec.ValidationError("a pulse names an entity, a ring or a slot that cannot be")
-    if not (_within(slots.usd, MOST) and _within(slots.counts.ravel(), MOST) and all(slots.names)):
+    if not (within(slots.usd, MOST) and within(slots.counts.ravel(), MOST) and all(slots.names)):
         raise msgspec.ValidationError("a pulse names nobody, or a sum that cannot be")
     return slots
 
 
-def _within(column: I32 | I64, end: int) -> bool:
+def within(column: I32 | I64, end: int) -> bool:
+    """Whether every number is at least 0 and below `end`."""
     return not len(column) or (int(column.min()) >= 0 and int(column.max()) < end)

@@ -13,7 +13,7 @@ from numba import njit
 from schemas.batch import SERVICE_TIERS
 from schemas.usage import UsageEvent, bounds
 
-NAMES = ("event_id", "tenant", "key_id", "provider", "model")
+NAMES = ("event_id", "tenant", "key_id", "provider", "model", "feature", "operation")
 """Texts that a column is built from, in the order of the rows of the text outputs."""
 FLOATS = ("ts", "arrival_ts")
 COUNTS = (
@@ -191,7 +191,8 @@ def _plain_end(b, p, e):  # type: ignore[no-untyped-def]
 def scan(b, starts, ends, texts, lengths, hashes, floats, counts, tiers, slow):  # type: ignore[no-untyped-def]
     """Fill the columns for every line; `slow[i]` says that line i is for the slow path (its columns mean nothing).
 
-    `texts`, `lengths`, `hashes` are 5 x n (NAMES), `floats` 2 x n (FLOATS), `counts` 9 x n (COUNTS); absent stays as it is.
+    `texts`, `lengths`, `hashes` are 7 x n (NAMES), `floats` 2 x n (FLOATS), `counts` 9 x n (COUNTS); absent stays as it is,
+    and so does the hash of an empty text.
     """
     for i in range(len(starts)):
         slow[i] = not _scan_line(b, starts[i], ends[i], i, texts, lengths, hashes, floats, counts, tiers)
@@ -310,7 +311,8 @@ def _text(b, start, end, f, i, texts, lengths, hashes, tiers):  # type: ignore[n
         if ROWS[f] >= 0:
             texts[ROWS[f], i] = start
             lengths[ROWS[f], i] = end - start
-            hashes[ROWS[f], i] = xxh64(b, start, end)
+            if end > start:
+                hashes[ROWS[f], i] = xxh64(b, start, end)
         return True
     if KINDS[f] == HEX:
         if end == start or end - start > HIGH[f]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +23,8 @@ SIGNAL = b"signal"
 """The record key of a signal on its topic."""
 MOST: Ms = 2**62
 """No time is so large."""
+ID = re.compile(r"[0-9a-f]{16}")
+"""What `identity` makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,8 @@ class Signal:
             raise msgspec.DecodeError(f"not a signal: {error}") from error
         if signal.kind not in FAMILIES:
             raise msgspec.ValidationError(f"this version does not know the kind {signal.kind!r}")
+        if ID.fullmatch(signal.id) is None:
+            raise msgspec.ValidationError("a signal's id is 16 hex digits")
         if not (0 <= signal.at < MOST and 0 <= signal.started < MOST and 0 <= signal.partition < 2**31):
             raise msgspec.ValidationError("a signal's time or partition cannot be")
         return signal

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import xxhash
 from numba import njit
 
-from schemas.batch import I32, I64, U8, U64
+from schemas.batch import I32, I64, OTHER, U8, U64
 from schemas.scan import same
 from schemas.snapshot import BadCheckpoint, Snapshot, alike, array
+
+LONGEST = 256
+"""Bytes of a name in a bounded vocabulary."""
 
 
 @njit(cache=True)
@@ -21,8 +25,11 @@ def combined(hashes, i):  # type: ignore[no-untyped-def]  # numba infers the typ
 
 
 @njit(cache=True)
-def _look_up(buffer, starts, lengths, hashes, skip, table, rows, arena, offsets, sizes, at, out):  # type: ignore[no-untyped-def]
-    """Fill `out` from name `at` on; stops at the first unknown name and returns its index."""
+def _look_up(buffer, starts, lengths, hashes, skip, table, rows, arena, offsets, sizes, longest, at, out):  # type: ignore[no-untyped-def]
+    """Fill `out` from name `at` on; stops at the first unknown name and returns its index.
+
+    An unknown name whose first part is longer than `longest` is OTHER.
+    """
     mask = np.uint64(len(table) - 1)
     for i in range(at, len(out)):
         if skip[i]:
@@ -46,7 +53,9 @@ def _look_up(buffer, starts, lengths, hashes, skip, table, rows, arena, offsets,
                     break
             place = (place + np.uint64(1)) & mask
         if found < 0:
-            return i
+            if lengths[0, i] <= longest:
+                return i
+            found = OTHER
         out[i] = found
     return len(out)
 
@@ -66,12 +75,14 @@ def _place(table, rows, hashes, at, until):  # type: ignore[no-untyped-def]
 class Vocabulary:
     """Texts <-> rows 0, 1, 2 ... in the order of first appearance; a name has one or two parts.
 
-    Names whose hashes collide by chance or by craft still get rows of their own.
+    Names whose hashes collide by chance or by craft still get rows of their own. The first part of a new name is at most
+    `longest` bytes, a longer one is OTHER.
     """
 
-    def __init__(self, parts: int = 1) -> None:
+    def __init__(self, parts: int = 1, longest: int = 2**31 - 1) -> None:
         self.names: list[tuple[str, ...]] = []
         self._parts = parts
+        self._longest = longest
         self._table: U64 = np.zeros(1024, np.uint64)
         self._rows: I32 = np.zeros(1024, np.int32)
         self._arena: U8 = np.zeros(4096, np.uint8)
@@ -99,6 +110,7 @@ class Vocabulary:
                 self._arena,
                 self._offsets,
                 self._sizes,
+                self._longest,
                 at,
                 out,
             )
@@ -155,6 +167,37 @@ class Vocabulary:
         self._end = end
         self.names = _names(self._arena[:end].tobytes(), self._offsets[:n], self._sizes[:n])
         self._rebuild()
+
+
+class BoundedVocabulary(Vocabulary):
+    """Names that callers choose: "" (UNNAMED), "other" (OTHER), and the first ones to come until there are `most` in all.
+
+    Whoever comes later, or is longer than LONGEST bytes, is "other".
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__(longest=LONGEST)
+        self._most = most
+        for name in (b"", b"other"):
+            hashed = xxhash.xxh64_intdigest(name) if name else 0
+            self._add([name], int(combined(np.array([[hashed]], np.uint64), 0)))
+
+    def _add(self, texts: list[bytes], hashed: int) -> None:
+        super()._add(texts, hashed)
+        self._close()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """A checkpoint that does not know it leaves it as it is. Raises BadCheckpoint."""
+        if snapshot:
+            super().restore(snapshot)
+            if self.names[:2] != [("",), ("other",)]:
+                raise BadCheckpoint("a bounded vocabulary does not begin with no name and other")
+            self._close()
+
+    def _close(self) -> None:
+        """Nobody new where it is full."""
+        if len(self.names) >= self._most:
+            self._longest = -1
 
 
 def _names(arena: bytes, offsets: I64, sizes: I32) -> list[tuple[str, ...]]:

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,17 @@ from schemas.documents import DocumentError
 from schemas.snapshot import BadCheckpoint
 from stream.cli_kafka import emit, mistakes_said, topics
 from stream.cli_lab import backtest, simulate, trials
-from stream.cli_options import FILE, directory_of, directory_option, policy_of, policy_option, prices_of, prices_option
+from stream.cli_options import (
+    FILE,
+    directory_of,
+    directory_option,
+    ledger_option,
+    policy_of,
+    policy_option,
+    prices_of,
+    prices_option,
+)
+from stream.cli_usage import usage
 from stream.documents import recommended
 from stream.duty import courier, wall
 from stream.learn import learn as learn_from
@@ -31,16 +41,6 @@ from stream.run import Run
 from stream.settings import KafkaSettings, Settings, SettingsError, WorkerSettings
 from stream.sources import BrokenFile
 from stream.topics import look
-
-ledger_option = click.option(
-    "--ledger",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("burnguard.sqlite"),
-    show_default=True,
-    envvar="BURNGUARD_LEDGER",
-    help="Where incidents, orders and receipts are kept.",
-)
-
 
 MISTAKES = (SettingsError, DocumentError, Unreachable, BadCheckpoint, BadLedger, Busy, Deposed, BrokenFile, OSError)
 """What may go wrong without us being wrong: each says what it is about."""
@@ -79,6 +79,7 @@ main.add_command(emit)
 main.add_command(simulate)
 main.add_command(backtest)
 main.add_command(trials)
+main.add_command(usage)
 
 
 @main.command()
@@ -89,7 +90,7 @@ main.add_command(trials)
 @policy_option
 @ledger_option
 def run(
-    source: str, history: Path | None, prices: Path | None, directory: Path | None, policy: Path | None, ledger: Path
+    source: str, history: Path | None, prices: Path | None, directory: Path | None, policy: Path | None, ledger: str
 ) -> None:
     """Follow usage events from SOURCE, an NDJSON file (.gz too) or - for standard input."""
     if source == "-" and sys.stdin is None:
@@ -134,16 +135,16 @@ def worker(prices: Path | None) -> None:
 @directory_option
 @policy_option
 @ledger_option
-def responder(directory: Path | None, policy: Path | None, ledger: Path) -> None:
+def responder(directory: Path | None, policy: Path | None, ledger: str) -> None:
     """Act on the signals in Kafka (BURNGUARD_KAFKA_...): one responder of a ledger is active, others stand by."""
     from stream.standby import Standby  # Kafka's clients are slow to import, and `stop` must be fast
 
-    if not ledger.absolute().parent.is_dir():
-        raise click.ClickException(f"{ledger.absolute().parent}: no such folder for the ledger")
+    Ledger(ledger).close()  # what is wrong with it is said at once, not when we are elected
     configure()
     try:
-        opened = partial(Ledger, f"sqlite:///{ledger}")
-        standby = Standby(opened, policy_of(policy), directory_of(directory), Settings(), KafkaSettings(), click.echo)
+        standby = Standby(
+            partial(Ledger, ledger), policy_of(policy), directory_of(directory), Settings(), KafkaSettings(), click.echo
+        )
         asyncio.run(_until_told(standby.go()))
     except (SettingsError, Unreachable) as error:
         raise click.ClickException(str(error)) from error
@@ -165,14 +166,11 @@ def check(file: Path) -> None:
 @main.command()
 @click.option("--release", is_flag=True, help="Undo an earlier stop.")
 @ledger_option
-def stop(release: bool, ledger: Path) -> None:
+def stop(release: bool, ledger: str) -> None:
     """The kill switch: no new orders, every throttle taken back."""
-    if not ledger.exists():
-        raise click.ClickException(f"{ledger}: no such ledger; name the one that `burnguard run` uses with --ledger")
-    said = pull_switch(
-        Ledger(f"sqlite:///{ledger}"), release, wall, lambda outbox: courier(Settings(), outbox), recommended()
-    )
-    click.echo(asyncio.run(said))
+    with closing(Ledger(ledger, must_exist=True)) as held:
+        said = pull_switch(held, release, wall, lambda outbox: courier(Settings(), outbox), recommended())
+        click.echo(asyncio.run(said))
 
 
 async def _until_stopped(running: Run, source: str) -> None:

@@ -14,6 +14,13 @@ from stream.documents import read_document, recommended
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 prices_option = click.option("--prices", type=FILE, help="Price overrides (prices.json) over the built-in price table.")
 directory_option = click.option("--directory", type=FILE, help="What you know of tenants and keys (JSON or YAML).")
+ledger_option = click.option(
+    "--ledger",
+    default="burnguard.sqlite",
+    show_default=True,
+    envvar="BURNGUARD_LEDGER",
+    help="Where incidents, orders, receipts and usage are kept: a file, or postgresql://user@host/database.",
+)
 policy_option = click.option("--policy", type=FILE, help="What to do about incidents (YAML); else the recommended policy.")
 
 

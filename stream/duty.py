@@ -22,6 +22,7 @@ from stream.windows import HOUR
 
 TICK_S = 0.25
 WATCH: Ms = 1_000
+FORGET: Ms = 60_000
 LAST_DELIVERIES_S = 20.0
 Say = Callable[[str], None]
 
@@ -68,7 +69,9 @@ class Duty:
         self._courier = courier(settings, self.responder)
         self._stories = Stories()
         self._say = say
+        self._usage_days = settings.usage_days
         self._watched: Ms = 0
+        self._forgot: Ms = 0
 
     async def __aenter__(self) -> Duty:
         if self._courier is not None:
@@ -87,6 +90,9 @@ class Duty:
         if now - self._watched >= WATCH:
             self.responder.watch(now)
             self._watched = now
+        if now - self._forgot >= FORGET:
+            self.responder.forget_usage(self._usage_days, now)
+            self._forgot = now
         self.responder.tick(now)
         if self._courier is not None:
             self._courier.start_due()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 import structlog
@@ -13,6 +13,7 @@ from actions.ledger import Ledger
 from detectors.gap import SplitKeys
 from schemas.batch import SLICE, Ms
 from schemas.pulse import PULSE, Pulse
+from schemas.rollup import USAGE, Rollup
 from schemas.signals import SIGNAL, Signal
 from schemas.snapshot import BadCheckpoint
 from stream.checkpoint import Buffer, Checkpoint, compress, decompress, pack, read
@@ -22,9 +23,11 @@ KEEP: Ms = 30_000
 """How often the fold is kept: what a takeover must read again."""
 log = structlog.get_logger()
 
+Heard: TypeAlias = Signal | Pulse | Rollup | None
+
 
 class Record(Protocol):
-    """What is on the topic: key `signal` or `pulse`, and its bytes."""
+    """What is on the topic: key `signal`, `pulse` or `usage`, and its bytes."""
 
     @property
     def offset(self) -> int: ...
@@ -37,14 +40,16 @@ class Record(Protocol):
 class Hearing:
     """Reads for one term of duty, from where the ledger stands.
 
-    Records before the ledger's position were decided about in an earlier term: they are read for the fold alone.
+    Records before the ledger's position were decided about in an earlier term: they are read for the fold alone. Usage
+    is in no fold: what it says is in the ledger together with the position, as that of `source`, the topic of the calls.
     `unreadable` counts records that nobody can read and that are skipped, `lost` those that the topic's retention took.
     """
 
-    def __init__(self, duty: Duty, ledger: Ledger) -> None:
+    def __init__(self, duty: Duty, ledger: Ledger, source: str) -> None:
         self.unreadable = 0
         self.lost = 0
         self._duty = duty
+        self._source = source
         self._keys = SplitKeys()
         self._buffer = Buffer()
         self._position = ledger.position()
@@ -71,13 +76,15 @@ class Hearing:
     def take(self, records: Iterable[Record], now: Ms) -> None:
         """Records in the order of the topic."""
         heard = ((record.offset + 1, self._read(record)) for record in records)
-        for pulses, group in itertools.groupby(heard, lambda said: isinstance(said[1], Pulse)):
-            if pulses:
-                for after, said in group:
-                    assert isinstance(said, Pulse)
-                    self._pulse(said, after, now)
-            else:
+        for kind, group in itertools.groupby(heard, lambda said: _kind(said[1])):
+            if kind is Signal:
                 self._signals(list(group), now)
+                continue
+            for after, said in group:
+                if isinstance(said, Pulse):
+                    self._pulse(said, after, now)
+                elif isinstance(said, Rollup):
+                    self._usage(said, after, now)
         if self._kept is None or now - self._kept >= KEEP:
             self.keep(now)
 
@@ -98,8 +105,14 @@ class Hearing:
                 self._duty.responder.hear(split, now)
             self._duty.responder.pane(pulse.partition, pulse.clock - SLICE, pulse.burning, now, after)
 
-    def _signals(self, heard: list[tuple[int, Signal | Pulse | None]], now: Ms) -> None:
-        """Signals, and what nobody can read, up to the next pulse."""
+    def _usage(self, rollup: Rollup, after: int, now: Ms) -> None:
+        self._after = after
+        if self._is_new(after):
+            self._position = after
+            self._duty.responder.count(rollup, self._source, now, after)
+
+    def _signals(self, heard: list[tuple[int, Heard]], now: Ms) -> None:
+        """Signals, and what nobody can read, up to the next pulse or rollup."""
         self._after = heard[-1][0]
         signals = [said for after, said in heard if isinstance(said, Signal) and self._is_new(after)]
         if self._is_new(self._after):
@@ -109,12 +122,14 @@ class Hearing:
     def _is_new(self, after: int) -> bool:
         return self._position is None or after > self._position
 
-    def _read(self, record: Record) -> Signal | Pulse | None:
+    def _read(self, record: Record) -> Heard:
         try:
             if record.key == SIGNAL:
                 return Signal.read(record.value or b"")
             if record.key == PULSE:
                 return Pulse.read(record.value or b"")
+            if record.key == USAGE:
+                return Rollup.read(record.value or b"")
             reason = f"its key is {record.key!r}"
         except msgspec.DecodeError as error:
             reason = str(error)
@@ -134,3 +149,8 @@ class Hearing:
             log.warning("the kept fold of the pulses is not readable; it is made anew from the log", reason=str(error))
             return None
         return after
+
+
+def _kind(said: Heard) -> type[Signal] | type[Pulse] | type[Rollup]:
+    """What cannot be read is taken as a signal that says nothing."""
+    return Signal if said is None else type(said)

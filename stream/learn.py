@@ -41,6 +41,7 @@ LINES = 10_000
 """Decoded together."""
 WRITTEN_WITHIN_S = 60.0
 COORDINATOR_WITHIN_S = 20.0
+_OF_CALLS = ("pipeline.counters.", "pipeline.usage.")
 GENERATION = 0
 """Before every generation of the group: those begin at 1."""
 
@@ -143,9 +144,9 @@ def _fold(file: Path, number: int, partitions: int, prices: Sequence[PriceEntry]
 
 
 def _checkpoint(assembly: Assembly, next: int) -> Checkpoint:
-    """As if the topic had brought nothing yet: offsets and counters are about its calls only."""
+    """As if the topic had brought nothing yet: offsets, counters and usage are about its calls only."""
     state = assembly.snapshot() | joined(pipeline=of_numbers(covered=next - 1))
-    state = {name: column for name, column in state.items() if not name.startswith("pipeline.counters.")}
+    state = {name: column for name, column in state.items() if not name.startswith(_OF_CALLS)}
     return Checkpoint(state, assembly.config, {"next": next})
 
 

@@ -22,6 +22,7 @@ CALLS = Counter("burnguard_calls", "Calls folded, duplicates among them")
 DUPLICATE = Counter("burnguard_duplicate", "Calls dropped because their event id was seen before")
 LATE = Counter("burnguard_late", "Calls that came after their own slice had closed")
 SKEWED = Counter("burnguard_skewed", "Calls more than a minute ahead of the clock, counted at the clock")
+OTHER = Counter("burnguard_other", "Calls whose feature or operation is counted as `other`: there was no room for its name")
 USD = Counter("burnguard_usd", "Dollars that the folded calls cost")
 QUARANTINED = Counter("burnguard_quarantined", "Lines refused and written to the quarantine topic")
 SKIPPED = Counter("burnguard_skipped", "Records fetched again that were folded before; grows only after a rebalance")
@@ -55,7 +56,8 @@ class Standing(Protocol):
 
 def folded(before: Mapping[str, int], after: Mapping[str, int], refused: int, again: int) -> None:
     """Count what one fold added."""
-    for counter, name in ((CALLS, "calls"), (DUPLICATE, "duplicate"), (LATE, "late"), (SKEWED, "skewed")):
+    counted = ((CALLS, "calls"), (DUPLICATE, "duplicate"), (LATE, "late"), (SKEWED, "skewed"), (OTHER, "other"))
+    for counter, name in counted:
         counter.inc(after[name] - before[name])
     USD.inc((after["usd"] - before["usd"]) / NANO)
     QUARANTINED.inc(refused)

@@ -13,16 +13,20 @@ from numpy.typing import NDArray
 from detectors.base import Names, PaneDetector
 from schemas.batch import ABSENT, I32, I64, SLICE, Batch, Ms, Pane
 from schemas.pulse import Pulse, Slots
+from schemas.rollup import Rollup, used
 from schemas.signals import Signal
 from schemas.snapshot import Snapshot, array, joined, number, of_numbers, part
+from stream.cells import OF_MEASURES, WHAT, WHEN, WHO, Cells
 from stream.dedupe import SeenIds
 from stream.windows import (
     FIRST_COUNT,
     GUESSED,
+    HOUR,
     LATE,
     LATE_GUESSED,
     LATE_USD,
     MEASURES,
+    MINUTE,
     NEVER,
     USD,
     Meter,
@@ -34,6 +38,8 @@ from stream.windows import (
 GRACE: Ms = 2_000
 """A pane closes when the clock passes its end by this much."""
 DEAREST = 100
+COUNTERS = ("calls", "unique", "duplicate", "late", "skewed", "other", "usd", "guessed_usd")
+"""Totals of a partition; `other` are calls whose feature or operation is counted as "other"."""
 
 
 class Prices(Protocol):
@@ -53,6 +59,10 @@ class Vocabularies(Protocol):
     def keys(self) -> Named: ...
     @property
     def models(self) -> Named: ...
+    @property
+    def features(self) -> Named: ...
+    @property
+    def operations(self) -> Named: ...
 
 
 class Named(Protocol):
@@ -64,10 +74,11 @@ class Named(Protocol):
 
 @dataclass(slots=True)
 class Output:
-    """What came of a step, in order."""
+    """What came of a step, in order. It does not matter when `usage` is said: it is absolute."""
 
     signals: list[Signal] = field(default_factory=list)
     pulses: list[Pulse] = field(default_factory=list)
+    usage: list[Rollup] = field(default_factory=list)
 
     def in_order(self) -> Iterator[Signal | Pulse]:
         """The signals of every pane before its pulse."""
@@ -105,12 +116,13 @@ class Pipeline:
         self._keys = Meter()
         self._tenants = Meter()
         self._open = OpenPanes()
+        self._cells = Cells()
         self._tenant_of: I32 = np.zeros(64, np.int32)
         self._late: list[I64] = []
         self._clock: Ms = NEVER
         self._edge = NEVER
         self._covered = -1
-        self.counters = dict.fromkeys(("calls", "unique", "duplicate", "late", "skewed", "usd", "guessed_usd"), 0)
+        self.counters = dict.fromkeys(COUNTERS, 0)
 
     @property
     def clock(self) -> Ms | None:
@@ -130,7 +142,7 @@ class Pipeline:
         edges = (clock - GRACE) // SLICE
         starts = np.concatenate([[0], np.flatnonzero(np.diff(edges)) + 1, [len(batch)]])
         for lo, hi in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-            self._close_before(int(edges[lo]), output)
+            self._pass_to(int(edges[lo]), output)
             self._fold(batch, clock, sums, fresh, lo, hi)
             self._covered = int(batch.position[hi - 1])
         self._clock = int(clock[-1])
@@ -145,7 +157,7 @@ class Pipeline:
         if self._clock != NEVER and now > self._clock:
             self._clock = now
             edge, before = (now - GRACE) // SLICE, self._edge
-            self._close_before(edge, output)
+            self._pass_to(edge, output)
             if edge > before and (not output.pulses or output.pulses[-1].clock < edge * SLICE):
                 output.pulses += self.present()
         return output
@@ -155,6 +167,20 @@ class Pipeline:
         if self._edge == NEVER:
             return []
         return [self._pulse(self._edge - 1, np.empty(0, np.int32), np.empty((0, MEASURES), np.int64))]
+
+    def rest(self) -> list[Rollup]:
+        """The usage that was not said yet, where no call comes any more."""
+        cells = self._cells.rest()
+        return [self._rollup(cells, self._clock)] if len(cells) else []
+
+    def standing(self) -> tuple[int, list[Rollup]]:
+        """Since which epoch hour usage may still change, and what it is by now."""
+        cells = self._cells.every()
+        return self._cells.since(self._edge * SLICE // HOUR), [self._rollup(cells, self._clock)] if len(cells) else []
+
+    def count_from_here(self) -> None:
+        """What was folded so far was for baselines only: usage begins with the next call."""
+        self._cells = Cells()
 
     def snapshot(self) -> Snapshot:
         """Everything that the next call depends on but the vocabularies, which are the decoder's."""
@@ -167,6 +193,7 @@ class Pipeline:
                 keys=self._keys.snapshot(),
                 tenants=self._tenants.snapshot(),
                 open=self._open.snapshot(),
+                usage=self._cells.snapshot(),
                 seen=self._seen.snapshot(),
                 counters=of_numbers(**self.counters),
                 **{detector.name: detector.snapshot() for detector in self._detectors},
@@ -174,10 +201,11 @@ class Pipeline:
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """A counter or detector that the snapshot does not know starts afresh. Raises BadCheckpoint."""
+        """A counter or detector that the snapshot does not know starts afresh, and so does usage. Raises BadCheckpoint."""
         self._keys.restore(part(snapshot, "keys"))
         self._tenants.restore(part(snapshot, "tenants"))
         self._open.restore(part(snapshot, "open"))
+        self._cells.restore(part(snapshot, "usage"))
         self._seen.restore(part(snapshot, "seen"))
         for detector in self._detectors:
             detector.restore(part(snapshot, detector.name))
@@ -227,8 +255,28 @@ class Pipeline:
         self.counters["unique"] += len(keep)
         self.counters["late"] += behind
         self.counters["skewed"] += skewed
+        self.counters["other"] += self._cells.fold(batch, clock, sums, keep, self._edge * SLICE // HOUR)
         self.counters["usd"] += int(kept[:, USD].sum())
         self.counters["guessed_usd"] += int(kept[:, GUESSED].sum())
+
+    def _pass_to(self, edge: int, output: Output) -> None:
+        """Close every slice before `edge`, and say what was used where a minute ends on the way."""
+        before = self._edge
+        self._close_before(edge, output)
+        if before != NEVER and edge * SLICE // MINUTE > before * SLICE // MINUTE:
+            said = self._cells.take(edge * SLICE // HOUR)
+            if len(said):
+                output.usage.append(self._rollup(said, edge * SLICE // MINUTE * MINUTE))
+
+    def _rollup(self, cells: I64, clock: Ms) -> Rollup:
+        keys, key = used(self._names.keys.names, cells[:, WHO] >> 32)
+        models, model = used(self._names.models.names, cells[:, WHO] & 0xFFFFFFFF)
+        features, feature = used(self._names.features.names, cells[:, WHAT] >> 32)
+        operations, operation = used(self._names.operations.names, (cells[:, WHAT] & 0xFFFFFFFF) >> 2)
+        tier = (cells[:, WHAT] & 3).astype(np.int8)
+        hour, counted = ((cells[:, WHEN] >> shift & 0xFFFFFFFF).astype(np.int32) for shift in (32, 0))
+        names, places = (keys, models, features, operations), (key, model, feature, operation)
+        return Rollup(self._partition, clock, *names, *places, tier, hour, counted, cells[:, OF_MEASURES])
 
     def _close_before(self, edge: int, output: Output) -> None:
         """Close every slice before `edge`; slices in which nothing can happen are jumped over."""

@@ -18,25 +18,9 @@ from numpy.typing import NDArray
 from detectors.base import Names
 from schemas.batch import I64, SERVICE_TIERS, Batch, Ms
 from schemas.prices import PriceEntry
+from stream.classes import classes
 from stream.families import family_maximum
-from stream.rates import (
-    AUDIO_IN,
-    AUDIO_OUT,
-    CACHED,
-    FRESH,
-    OUTPUT,
-    REASONING,
-    REQUEST,
-    SEARCH,
-    WRITE,
-    WRITE_1H,
-    RateRow,
-    Steps,
-    of_entry,
-    of_price,
-    prices_of,
-    told_by_tokens,
-)
+from stream.rates import REQUEST, RateRow, Steps, of_entry, of_price, prices_of, told_by_tokens
 
 CONTEXTS = {"standard": None, "batch": {"processing": "batch"}}
 """What the library calls a service tier; the others by their own name under `service_tier`."""
@@ -201,8 +185,7 @@ def _price(places, prices, which, inputs, outputs, searches, cost, guessed):  # 
     dates, times, first_date, first_time, first_cell, first_step, lengths = places
     rates, cell_guessed, sheets = prices
     ts, model, tier = which
-    input_all, cached_all, write_all, hour_all = inputs
-    output_all, reasoning_all, audio_in_all, audio_out_all = outputs
+    input_all = inputs[0]
     counts = np.zeros(REQUEST + 1, np.int64)
     counts[REQUEST] = 1
     for i in range(len(cost)):
@@ -220,23 +203,9 @@ def _price(places, prices, which, inputs, outputs, searches, cost, guessed):  # 
         while step + 1 < first_step[cell + 1] and lengths[step + 1] < input_all[i]:
             step += 1
 
-        cached = _known(cached_all[i])
-        hour = _known(hour_all[i])
-        write = max(_known(write_all[i]), hour)
-        fresh = _known(input_all[i] - cached - write)
-        audio_in = min(_known(audio_in_all[i]), fresh)
-        audio_out = _known(audio_out_all[i])
-        said = _known(output_all[i] - audio_out)
-        reasoning = min(_known(reasoning_all[i]), said)
-        counts[FRESH] = fresh - audio_in
-        counts[CACHED] = cached
-        counts[WRITE] = write - hour
-        counts[WRITE_1H] = hour
-        counts[OUTPUT] = said - reasoning
-        counts[REASONING] = reasoning
-        counts[AUDIO_IN] = audio_in
-        counts[AUDIO_OUT] = audio_out
-        counts[SEARCH] = _known(searches[i])
+        part_of = classes(i, inputs, outputs, searches)
+        for part in range(REQUEST):
+            counts[part] = part_of[part]
 
         nano = np.int64(0)
         pico = np.int64(0)
@@ -251,9 +220,3 @@ def _price(places, prices, which, inputs, outputs, searches, cost, guessed):  # 
             nano += 1
         cost[i] = nano
         guessed[i] = cell_guessed[cell]
-
-
-@njit(cache=True)
-def _known(count):  # type: ignore[no-untyped-def]
-    """An absent count adds nothing of its own: its tokens are priced as the total's."""
-    return np.int64(count) if count > 0 else np.int64(0)

@@ -11,11 +11,13 @@ from actions.context import in_context
 from actions.deliver import Courier
 from actions.incidents import REOPENS, Book, Changes
 from actions.ledger import Busy, Deposed, Fate, Ledger
+from actions.usage import Anew, Used, holds_more, used
 from schemas.batch import Ms
 from schemas.directory import Directory
 from schemas.incidents import News
 from schemas.orders import Delivery, Order, Receipt
 from schemas.policy import Policy, Rule
+from schemas.rollup import Rollup
 from schemas.signals import Signal
 from stream.settings import SettingsError
 
@@ -62,6 +64,8 @@ class Responder:
         self._unheard: list[Signal] = []
         self._decided: list[Decided] = []
         self._settled: list[Receipt] = []
+        self._used: dict[tuple[int, str], Used] = {}
+        self._anew: Anew | None = None
         self._directory = directory
         self._stale = stale
         self._failpoint = failpoint
@@ -104,6 +108,27 @@ class Responder:
         self._book.pane(partition, start, burning, now)
         self._reached(position)
         self._write("pane", now)
+
+    def count(self, rollup: Rollup, source: str, now: Ms, position: int | None = None) -> None:
+        """Keep what a partition of `source` says of its usage; what it has said before does no harm, nor does its order."""
+        for row in used(rollup, source):
+            place = (row["hour"], row["cell"])
+            if place not in self._used or holds_more(row, self._used[place]):
+                self._used[place] = row
+        self._reached(position)
+        self._write("count", now)
+
+    def count_anew(self, source: str, since: int, now: Ms) -> None:
+        """Drop what a source has said that was counted from an epoch hour on: it says that once more, perhaps otherwise."""
+        self._anew = (source, since)
+        self._write("count anew", now)
+
+    def forget_usage(self, days: int, now: Ms) -> None:
+        """Once a minute while live: delete usage that is older than so many days."""
+        try:
+            self._ledger.forget_usage(days, now)
+        except Busy as busy:
+            self._pause(busy, now)
 
     def tick(self, now: Ms) -> None:
         """Let leases end."""
@@ -191,11 +216,12 @@ class Responder:
 
     def _write_all(self, step: str) -> None:
         changes = self._book.changes
-        if not (changes or self._decided or self._settled):
+        if not (changes or self._decided or self._settled or self._used or self._anew):
             return
         self._failpoint(f"before {step}")
-        self._ledger.write(changes, self._decided, self._settled, position=self._position)
-        self._book.changes, self._decided, self._settled = Changes(), [], []
+        used = list(self._used.values())
+        self._ledger.write(changes, self._decided, self._settled, used, self._anew, position=self._position)
+        self._book.changes, self._decided, self._settled, self._used, self._anew = Changes(), [], [], {}, None
         self._failpoint(f"after {step}")
 
     def _pause(self, busy: Busy, now: Ms) -> None:

@@ -16,6 +16,7 @@ from schemas.batch import Batch
 from schemas.directory import Directory
 from schemas.policy import Policy
 from schemas.prices import PriceEntry
+from schemas.rollup import Rollup
 from stream.assembly import AFTER_END, Assembly, respond
 from stream.checkpoint_file import CheckpointFile
 from stream.duty import TICK_S, Duty, Say, wall
@@ -24,7 +25,7 @@ from stream.pipeline import Output
 from stream.progress import Progress
 from stream.quarantine import QuarantineFile
 from stream.settings import Settings
-from stream.sources import LineReader, read_file
+from stream.sources import LineReader, first_line, read_file
 from stream.tenants import TenantMeters
 
 READ_BYTES = 1 << 20
@@ -41,21 +42,22 @@ class Run:
         directory: Directory,
         prices: Sequence[PriceEntry],
         settings: Settings,
-        ledger: Path,
+        ledger: str,
         say: Say,
     ) -> None:
         settings.check(policy)
         self._say = say
         self._assembly = Assembly(prices)
         self._tenants = TenantMeters()
-        self._ledger = Ledger(f"sqlite:///{ledger}", wait_s=LOCKED_S)
+        self._ledger = Ledger(ledger, wait_s=LOCKED_S)
         self._begin_duty = partial(Duty, self._ledger, policy, directory, settings, say, self._tenants, patient=True)
         self._duty: Duty
         self._following: asyncio.Task[None] | None = None
-        self._quarantine = QuarantineFile(ledger.with_suffix(".quarantine.jsonl"))
-        self._checkpoint = CheckpointFile(ledger.with_suffix(".checkpoint"))
+        self._quarantine = QuarantineFile(self._ledger.path.with_suffix(".quarantine.jsonl"))
+        self._checkpoint = CheckpointFile(self._ledger.path.with_suffix(".checkpoint"))
         self._checkpoint_s = settings.checkpoint_s
         self._progress: Progress | None = None
+        self._source = ""
         self._before = dict(self._assembly.pipeline.counters)
 
     def begin(self, source: str, history: Path | None) -> None:
@@ -78,6 +80,7 @@ class Run:
         if self._progress is not None and not restored:
             self._progress.begin()
         self._before = dict(self._assembly.pipeline.counters)
+        self._source = f"file {first_line(path)}" if self._progress is not None else f"stream {wall()}"
 
     def _learn(self, history: Path) -> None:
         """Read a file for the baselines only: its signals are dropped, nothing is acted on."""
@@ -86,6 +89,7 @@ class Run:
             for pulse in self._assembly.pipeline.feed(batch).pulses:
                 self._tenants.fold(pulse)
             self._quarantine.keep(reader.quarantined)
+        self._assembly.pipeline.count_from_here()
         counters = self._assembly.pipeline.counters
         self._say(f"history    {counters['unique']} calls, {usd(counters['usd'])}: baselines learnt from {history}")
 
@@ -100,6 +104,7 @@ class Run:
         finally:
             with suppress(Deposed, Busy):
                 self._ledger.resign()
+            self._ledger.close()
 
     def stop_following(self) -> None:
         """As if the source had ended."""
@@ -108,8 +113,10 @@ class Run:
 
     async def _go(self, source: str) -> None:
         turning = asyncio.create_task(self._duty.keep_turning())
+        self._begin_counting()
         self._following = asyncio.create_task(self._follow(source))
         ended = await _unless(turning, self._following)
+        self._count(self._assembly.pipeline.rest())
         (await _unless(turning, asyncio.create_task(self._duty.take_back()))).result()
         turning.cancel()
         self._duty.tell()
@@ -174,8 +181,20 @@ class Run:
     def _respond(self, output: Output) -> None:
         for pulse in output.pulses:
             self._tenants.fold(pulse)
+        self._count(output.usage)
         respond(output.in_order(), self._duty.responder, wall())
         self._duty.tell()
+
+    def _begin_counting(self) -> None:
+        """The last calls of a file have another clock when it has grown: what they were counted as is counted anew."""
+        if self._progress is not None:
+            since, usage = self._assembly.pipeline.standing()
+            self._duty.responder.count_anew(self._source, since, wall())
+            self._count(usage)
+
+    def _count(self, usage: Sequence[Rollup]) -> None:
+        for rollup in usage:
+            self._duty.responder.count(rollup, self._source, wall())
 
     def _sum_up(self) -> None:
         counters = self._assembly.pipeline.counters

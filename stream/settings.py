@@ -53,6 +53,8 @@ class Settings(FromEnvironment):
     runbook_url: str = "docs/runbooks/"
     checkpoint_s: float = Field(default=5.0, ge=0)
     """Seconds between two checkpoints of a run on a file, longer where they take long; 0: one after every 4 MB."""
+    usage_days: int = Field(default=100, ge=1, le=36_500)
+    """How long the ledger keeps hourly usage, counted back from its newest hour; the default holds any quarter of a year."""
 
     def __init__(self, **values: Any) -> None:
         try:

@@ -28,6 +28,8 @@ AROUND = 50
 KINDS = {"I8": np.int8, "I32": np.int32, "I64": np.int64, "U64": np.uint64}
 HELD = {column.name: KINDS[str(column.type)] for column in fields(Batch)}
 """The columns of a batch and their types."""
+LATER = ("feature", "operation")
+"""The columns that a batch of an older checkpoint lacks: nothing was named."""
 
 
 class BrokenFile(Exception):
@@ -146,6 +148,7 @@ class FileClock:
         """Raises BadCheckpoint."""
         held = part(snapshot, "held")
         if held:
+            held |= {name: np.zeros(len(held["ts"]), HELD[name]) for name in LATER if "ts" in held and name not in held}
             alike(held, *HELD)
         self._held = Batch(*(array(held, name, kind) for name, kind in HELD.items())) if held else None
         self._done, self._clock = number(snapshot, "done"), number(snapshot, "clock")
@@ -189,6 +192,12 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             yield file
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise BrokenFile(f"{path}: not a whole gzip file: {error}") from error
+
+
+def first_line(path: Path) -> str:
+    """A hash by which a file is known again when it has grown, or was packed. Raises OSError, BrokenFile."""
+    with opened(path) as file:
+        return hashlib.blake2b(file.readline(MAX_LINE).rstrip(b"\r\n"), digest_size=8).hexdigest()
 
 
 def read_on(file: BinaryIO, reader: LineReader, clock: FileClock) -> Iterator[Batch]:

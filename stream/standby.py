@@ -63,7 +63,7 @@ class Standby:
     async def _hold_office(self, seat: Seat, term: int) -> None:
         with closing(self._ledger()) as ledger:
             duty = Duty(ledger, self._policy, self._directory, self._settings, self._say)
-            hearing = Hearing(duty, ledger)
+            hearing = Hearing(duty, ledger, self._kafka.usage_topic)
             log.info("elected", epoch=ledger.epoch, position=hearing.position)
             try:
                 async with duty:

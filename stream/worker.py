@@ -17,6 +17,7 @@ from schemas.batch import Ms
 from schemas.prices import PriceEntry
 from schemas.pulse import PULSE, Pulse
 from schemas.quarantine import Quarantined
+from schemas.rollup import USAGE
 from schemas.signals import SIGNAL, Signal
 from stream import metrics
 from stream.checkpoint import Buffer, Checkpoint, Pointer, chunk_key, chunks, compress, pack
@@ -203,6 +204,9 @@ class Worker:
         """Send all of it; `waiting` holds the acknowledgements, and a failed one stops the worker."""
         partition.acknowledged()
         await self._send(partition, output.in_order())
+        for rollup in output.usage:
+            for part in rollup.parts():
+                await self._note(partition, self._names.signals, USAGE, part, 0)
         for row in refused:
             await self._note(partition, self._names.quarantine, None, row.to_json(), partition.number)
 

@@ -30,6 +30,8 @@ class Words:
     tenants = Named([(f"tenant-{n}",) for n in range(5)])
     keys = Named([(f"tenant-{n // 4}", f"key-{n}") for n in range(20)])
     models = Named([("openai", "gpt-4o")])
+    features = Named([("",), ("other",), ("search",), ("support",)])
+    operations = Named([("",), ("other",), ("chat",)])
 
 
 class DollarPerOutputToken:
@@ -52,6 +54,8 @@ def batch(calls: list[Call], ids: list[int] | None = None) -> Batch:
         tenant=(key // 4).astype(np.int32),
         key=key.astype(np.int32),
         model=np.zeros(n, np.int32),
+        feature=(key % 4).astype(np.int32),
+        operation=(key % 3).astype(np.int32),
         tier=np.zeros(n, np.int8),
         input_tokens=np.full(n, 100, np.int32),
         cached_input_tokens=unknown,
@@ -85,6 +89,7 @@ def play(calls: list[Call], cuts: list[int] | None = None, ids: list[int] | None
 def _extend(said: Output, more: Output) -> None:
     said.signals += more.signals
     said.pulses += more.pulses
+    said.usage += more.usage
 
 
 def slot(ms: int) -> int:

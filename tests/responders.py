@@ -111,9 +111,9 @@ class Worker:
 class Member:
     """A process of `burnguard responder`, or of another `program` with the same arguments."""
 
-    def __init__(self, folder: Path, name: str, environment: dict[str, str], program: str = BURNGUARD) -> None:
+    def __init__(self, folder: Path, name: str, ledger: str, environment: dict[str, str], program: str = BURNGUARD) -> None:
         self.out, self.err = folder / f"{name}.out", folder / f"{name}.err"
-        arguments = ["responder", "--policy", str(folder / "policy.yaml"), "--ledger", str(folder / "ledger.sqlite")]
+        arguments = ["responder", "--policy", str(folder / "policy.yaml"), "--ledger", ledger]
         with self.out.open("ab") as out, self.err.open("ab") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", program, *arguments], stdout=out, stderr=err, env=environment
@@ -156,8 +156,9 @@ def figure(text: str) -> None:
 class Stage:
     """A topic, a ledger, a receiver, a worker, and members that come and go."""
 
-    def __init__(self, folder: Path, bootstrap: str, prefix: str, partitions: int = 1) -> None:
+    def __init__(self, folder: Path, bootstrap: str, prefix: str, ledger: str, partitions: int = 1) -> None:
         self.folder = folder
+        self.ledger = ledger
         self.bootstrap = bootstrap
         self.group = f"{prefix}-responder"
         self.receiver = Patient()
@@ -180,13 +181,13 @@ class Stage:
 
     def join(self, program: str = BURNGUARD) -> Member:
         """One more responder, without waiting for its election."""
-        member = Member(self.folder, f"member-{len(self.members)}", self.environment, program)
+        member = Member(self.folder, f"member-{len(self.members)}", self.ledger, self.environment, program)
         self.members.append(member)
         return member
 
     def command(self, *arguments: str) -> str:
         """What `burnguard` says to these arguments and our ledger."""
-        command = [sys.executable, "-c", BURNGUARD, *arguments, "--ledger", str(self.folder / "ledger.sqlite")]
+        command = [sys.executable, "-c", BURNGUARD, *arguments, "--ledger", self.ledger]
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout
 
     def active(self) -> Member:
@@ -215,7 +216,7 @@ class Stage:
 
     def locker(self) -> sqlite3.Connection:
         """A connection of another program to the ledger."""
-        return sqlite3.connect(self.folder / "ledger.sqlite", timeout=0.1, isolation_level=None)
+        return sqlite3.connect(self.ledger, timeout=0.1, isolation_level=None)
 
     def reverted(self, count: int = 1) -> Callable[[], bool]:
         return lambda: self.receiver.verbs().count("revert") >= count

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import closing
 
-from actions.ledger import Ledger
+from actions.ledger import Happening, Ledger
 from schemas.batch import SLICE, Ms
 from schemas.directory import Directory
 from schemas.orders import Delivery, Receipt
@@ -88,17 +88,17 @@ class Hook:
 
 
 class Story:
-    """Time goes on in seconds after T0; `restart` drops everything but the ledger's file."""
+    """Time goes on in seconds after T0; `restart` drops everything but the ledger."""
 
-    def __init__(self, path: Path, policy: Policy = ARMED, directory: Directory | None = None) -> None:
-        self.path, self.policy, self.directory = path, policy, directory or Directory()
+    def __init__(self, name: str, policy: Policy = ARMED, directory: Directory | None = None, now: Ms = T0) -> None:
+        self.name, self.policy, self.directory = name, policy, directory or Directory()
         self.hook = Hook()
-        self.now = T0
+        self.now = now
         self.told: list[tuple[float, str]] = []
         self.start()
 
     def start(self, failpoint: Failpoint = no_failpoint) -> None:
-        self.ledger = Ledger(f"sqlite:///{self.path}")
+        self.ledger = Ledger(self.name)
         self.responder = Responder(
             self.ledger,
             self.policy,
@@ -112,6 +112,14 @@ class Story:
     def restart(self, failpoint: Failpoint = no_failpoint) -> None:
         self.ledger.close()
         self.start(failpoint)
+
+    def close(self) -> None:
+        self.ledger.close()
+
+    def says(self, verb: Happening) -> None:
+        """What a person says, from another process."""
+        with closing(Ledger(self.name)) as person:
+            person.happen(verb, self.now)
 
     def hear(self, *signals: Signal) -> None:
         self.responder.hear(signals, self.now)

@@ -227,10 +227,12 @@ def played(calls: Batch, cuts: list[int], without: str | None = None) -> tuple[O
 def hear(said: Output, more: Output) -> None:
     said.signals += more.signals
     said.pulses += more.pulses
+    said.usage += more.usage
 
 
-def told(said: Output) -> tuple[list[bytes], list[bytes]]:
-    return [signal.to_json() for signal in said.signals], [message for pulse in said.pulses for message in pulse.parts()]
+def told(said: Output) -> tuple[list[bytes], list[bytes], list[bytes]]:
+    parts = [[message for whole in every for message in whole.parts()] for every in (said.pulses, said.usage)]
+    return [signal.to_json() for signal in said.signals], parts[0], parts[1]
 
 
 @settings(max_examples=60, deadline=None)
@@ -250,7 +252,16 @@ def test_going_on_from_a_checkpoint_is_as_never_having_stopped(calls: list[Call]
 
 @pytest.mark.parametrize(
     "array",
-    ["spend.peak", "spend.learnt", "spend.open", "spend.started", "spend.born", "counters.usd", "counters.duplicate"],
+    [
+        "spend.peak",
+        "spend.learnt",
+        "spend.open",
+        "spend.started",
+        "spend.born",
+        "counters.usd",
+        "counters.duplicate",
+        "usage.cells",
+    ],
 )
 def test_without_one_array_of_the_checkpoint_going_on_is_not_the_same(array: str) -> None:
     calls = batch(HABIT + BURN + QUIET, [n - n % 7 % 2 for n in range(len(HABIT + BURN + QUIET))])
@@ -265,7 +276,7 @@ def test_a_part_that_cannot_start_at_a_default_is_missed_by_name() -> None:
     line = pipeline(SeenIds(16))
     line.feed(batch(HABIT[:10]))
     for name in line.snapshot():
-        if not name.startswith(("spend.", "counters.")):
+        if not name.startswith(("spend.", "counters.", "usage.")):
             with pytest.raises(BadCheckpoint, match=name.rpartition(".")[2]):
                 resumed(line, without=name)
 
@@ -426,6 +437,8 @@ def lines_of(calls: list[Call], ids: list[int], odd: list[str]) -> bytes:
             "model": "gpt-4o" if key % 2 else "nobody-knows-it",
             "input_tokens": 10,
             "output_tokens": round(usd * 100_000),
+            "feature": f"feature-{key % 2}{oddity}",
+            "operation": None if key % 3 else "chat",
         }
         if key % 3:
             event["arrival_ts"] = (T0 + clock) / 1000

@@ -58,6 +58,12 @@ events = st.fixed_dictionaries(
 )
 
 
+def kept(name: str | None) -> str:
+    """A feature or operation as it is kept."""
+    odd = name and (len(name.encode()) > 256 or not name.isprintable() or name != name.strip("\u202e"))
+    return "other" if odd else name or ""
+
+
 def all_three_agree_on(line: bytes) -> None:
     try:
         truth: UsageEvent | None = UsageEvent.model_validate(msgspec.json.decode(line))
@@ -79,6 +85,8 @@ def all_three_agree_on(line: bytes) -> None:
                 assert column[0] == (ABSENT if getattr(truth, name) is None else getattr(truth, name))
         assert decoder.keys.names[batch.key[0]] == (truth.tenant, truth.key_id)
         assert decoder.models.names[batch.model[0]] == (truth.provider or "", truth.model)
+        assert decoder.features.names[batch.feature[0]] == (kept(truth.feature),)
+        assert decoder.operations.names[batch.operation[0]] == (kept(truth.operation),)
         assert batch.event[0] == xxhash.xxh64_intdigest(truth.event_id.encode())
         assert batch.ts[0] == int(np.floor(truth.ts * 1000 + 0.5))
 
@@ -188,6 +196,30 @@ def test_names_whose_hashes_collide_get_rows_of_their_own() -> None:
     same: U64 = np.full((1, 3), 42, np.uint64)
     assert vocabulary.rows(buffer, starts, lengths, same, np.zeros(3, np.bool_)).tolist() == [0, 1, 0]
     assert vocabulary.names == [("aa",), ("bb",)]
+
+
+def test_features_beyond_the_room_for_them_are_other_whatever_the_cuts_and_restarts() -> None:
+    names = [f"feature-{n % 1500}" if n % 3 else ["", "other", "é\x00", "x" * 257][n % 4] for n in range(6000)]
+    lines = [line_of(GOOD, feature=name) for name in names]
+    first = list(dict.fromkeys(["", "other", *(n for n in names if n.startswith("feature"))]))[:1000]
+    expected = [name if name in first else "other" for name in names]
+    for cut in (6000, 7):
+        decoder = Decoder()
+        found: list[str] = []
+        for lo in range(0, len(lines), cut):
+            batch, _ = decoder.decode(split(b"\n".join(lines[lo : lo + cut])))
+            found += [decoder.features.names[row][0] for row in batch.feature]
+            before, decoder = decoder, Decoder()
+            decoder.restore(before.snapshot())
+        assert found == expected
+        assert [name for (name,) in decoder.features.names] == first
+
+
+def test_a_decoder_of_an_older_checkpoint_goes_on_without_features() -> None:
+    old, fresh = decoded(line_of(GOOD, feature="search"))[0].snapshot(), Decoder()
+    fresh.restore({name: column for name, column in old.items() if not name.startswith(("features.", "operations."))})
+    batch, _ = fresh.decode(split(line_of(GOOD, operation="chat")))
+    assert (fresh.features.names[batch.feature[0]], fresh.operations.names[batch.operation[0]]) == (("",), ("chat",))
 
 
 def test_a_vocabulary_keeps_its_rows_while_it_grows() -> None:

@@ -14,7 +14,7 @@ import pytest
 from actions.ledger import Ledger
 from stream.documents import recommended
 from stream.settings import Settings, SettingsError
-from tests.conftest import SECRET
+from tests.conftest import SECRET, NewLedger
 from tests.test_run import PRICES, burnguard, event
 
 COMMAND = [sys.executable, "-c", "from stream.cli import main; main()"]
@@ -111,11 +111,11 @@ def test_a_standard_input_that_is_closed_ends_the_run(tmp_path: Path) -> None:
     assert result.stderr == "Error: standard input is closed: name a file, or pipe usage events in\n"
 
 
-def test_a_second_run_on_a_ledger_ends_the_first_with_a_sentence(tmp_path: Path) -> None:
-    path = tmp_path / "l.sqlite"
-    ledger = Ledger(f"sqlite:///{path}")
+def test_a_second_run_on_a_ledger_ends_the_first_with_a_sentence(new_ledger: NewLedger) -> None:
+    name = new_ledger()
+    ledger = Ledger(name)
     process = subprocess.Popen(
-        [*COMMAND, "run", "--ledger", str(path), "-"],
+        [*COMMAND, "run", "--ledger", name, "-"],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -124,6 +124,7 @@ def test_a_second_run_on_a_ledger_ends_the_first_with_a_sentence(tmp_path: Path)
     while ledger.last_beat() is None:
         assert process.poll() is None
     ledger.take_epoch(1)
+    ledger.close()
     assert process.wait(timeout=30) == 1
     _, said = process.communicate()
     assert said == "Error: epoch 1 is over: another responder has taken the ledger\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from detectors.spend import SpendSpike
 from schemas.batch import NANO, SLICE
 from schemas.pulse import Pulse, Slots
+from schemas.rollup import Rollup
 from schemas.signals import Signal
 from stream.dedupe import NoDedupe, SeenIds
 from stream.pipeline import Pipeline
@@ -34,7 +36,7 @@ def streams(draw: st.DrawFn) -> list[Call]:
     return calls
 
 
-def same(one: list[Pulse], other: list[Pulse]) -> bool:
+def same(one: Sequence[Pulse | Rollup], other: Sequence[Pulse | Rollup]) -> bool:
     return [list(p.parts()) for p in one] == [list(p.parts()) for p in other]
 
 
@@ -46,6 +48,7 @@ def test_cutting_a_batch_anywhere_changes_nothing(calls: list[Call], data: st.Da
     _, pieces = play(calls, cuts)
     assert pieces.signals == whole.signals
     assert same(pieces.pulses, whole.pulses)
+    assert same(pieces.usage, whole.usage)
 
 
 @settings(max_examples=60, deadline=None)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actions.incidents import INCIDENT_TABLE, ORDER_TABLE, alert_row
@@ -18,14 +19,15 @@ from schemas.incidents import IncidentState
 from schemas.orders import Delivery, OrderState, Receipt
 from schemas.policy import Policy
 from stream.responder import pull_switch
+from tests.conftest import NewLedger, NewStory, fewer
 from tests.story import ARMED, KEY, T0, Story, signal
 
 LIFE = ["incident_opened", "notified", "throttle_applied", "throttle_reverted", "incident_resolved"]
 
 
 @pytest.fixture
-def story(tmp_path: Path) -> Story:
-    return Story(tmp_path / "ledger.sqlite")
+def story(new_story: NewStory) -> Story:
+    return new_story()
 
 
 def test_a_throttle_is_applied_reverted_at_lease_end_and_the_incident_resolves(story: Story) -> None:
@@ -148,16 +150,16 @@ def test_unknown_or_weak_evidence_is_told_and_never_acted_on(story: Story, evide
         {"declared_windows": [{"kind": "load_test", "tenant": "acme", "start_ts": T0 / 1000 - 9, "end_ts": T0 / 1000 + 9}]},
     ],
 )
-def test_what_the_directory_explains_is_never_acted_on(tmp_path: Path, known: dict[str, Any]) -> None:
-    story = Story(tmp_path / "ledger.sqlite", directory=Directory.model_validate(known))
+def test_what_the_directory_explains_is_never_acted_on(new_story: NewStory, known: dict[str, Any]) -> None:
+    story = new_story(directory=Directory.model_validate(known))
     story.hear(signal(T0))
     assert not story.hook.posts
     assert story.whats() == ["incident_opened", "notified"]
 
 
-def test_shadow_decides_the_same_and_sends_nothing(tmp_path: Path) -> None:
+def test_shadow_decides_the_same_and_sends_nothing(new_story: NewStory) -> None:
     rules = [rule.model_copy(update={"armed": False}) for rule in ARMED.rules]
-    story = Story(tmp_path / "ledger.sqlite", Policy(version=1, rules=tuple(rules)))
+    story = new_story(policy=Policy(version=1, rules=tuple(rules)))
     story.hear(signal(T0))
     assert story.whats() == ["incident_opened", "notified", "throttle_proposed"]
     story.play(660)
@@ -177,13 +179,13 @@ def test_the_kill_switch_takes_everything_back_and_lets_nothing_leave(story: Sto
     others = [("acme", f"key-{n}") for n in range(2, 6)]
     story.hear(signal(T0), *(signal(T0, key=key) for key in others))
     assert len(story.hook.throttled) == 5
-    Ledger(f"sqlite:///{story.path}").happen("stop", story.now)
+    story.says("stop")
     story.second()
     assert not story.hook.throttled
     story.hear(signal(story.now, started=story.now, key=("acme", "key-9")))
     story.play(30)
     assert not story.hook.throttled
-    Ledger(f"sqlite:///{story.path}").happen("release", story.now)
+    story.says("release")
     story.second()
     story.hear(signal(story.now, started=story.now, key=("acme", "key-10")))
     assert story.hook.throttled
@@ -205,8 +207,8 @@ TWO_TIERS = Policy.model_validate(
 )
 
 
-def test_a_proposal_in_shadow_does_not_stand_in_the_way_of_an_armed_rule(tmp_path: Path) -> None:
-    story = Story(tmp_path / "ledger.sqlite", TWO_TIERS)
+def test_a_proposal_in_shadow_does_not_stand_in_the_way_of_an_armed_rule(new_story: NewStory) -> None:
+    story = new_story(policy=TWO_TIERS)
     story.hear(signal(T0, usd_per_hour=60.0))
     assert story.whats() == ["incident_opened", "throttle_proposed"]
     story.hear(signal(T0 + 60_000, "update", usd_per_hour=900.0))
@@ -214,8 +216,8 @@ def test_a_proposal_in_shadow_does_not_stand_in_the_way_of_an_armed_rule(tmp_pat
     assert len({o.id for o in story.responder._book.orders.values()}) == 2
 
 
-def test_a_shadow_rule_proposes_once(tmp_path: Path) -> None:
-    story = Story(tmp_path / "ledger.sqlite", TWO_TIERS)
+def test_a_shadow_rule_proposes_once(new_story: NewStory) -> None:
+    story = new_story(policy=TWO_TIERS)
     for minute in range(30):
         story.now = T0 + minute * 60_000
         story.hear(signal(story.now, "update" if minute else "open", usd_per_hour=60.0))
@@ -223,18 +225,18 @@ def test_a_shadow_rule_proposes_once(tmp_path: Path) -> None:
     assert story.whats() == ["incident_opened", "throttle_proposed", "throttle_expired"]
 
 
-def test_a_new_ledger_is_obeyed_by_a_receiver_that_knew_the_old_one(story: Story, tmp_path: Path) -> None:
+def test_a_new_ledger_is_obeyed_by_a_receiver_that_knew_the_old_one(story: Story, new_story: NewStory) -> None:
     story.hear(signal(T0))
     story.play(62)
-    fresh = Story(tmp_path / "another.sqlite")
+    fresh = new_story()
     fresh.hook, fresh.now = story.hook, story.now
     fresh.hear(signal(story.now, started=story.now))
     assert story.hook.throttled
 
 
-def test_lost_calls_are_told_and_never_acted_on(tmp_path: Path) -> None:
+def test_lost_calls_are_told_and_never_acted_on(new_story: NewStory) -> None:
     rule = {"name": "all", "match": {}, "do": ["notify", {"throttle": {"strength": 1, "lease": "60s"}}], "armed": True}
-    story = Story(tmp_path / "ledger.sqlite", Policy.model_validate({"version": 1, "rules": [rule]}))
+    story = new_story(policy=Policy.model_validate({"version": 1, "rules": [rule]}))
     story.responder.hear([offset_gap(3, 1000, 250, T0, "")], T0)
     opened, told = story.responder.news()
     assert opened.said == "telemetry_gap of */*: 250 calls lost of partition 3 from offset 1000"
@@ -246,16 +248,22 @@ def test_lost_calls_are_told_and_never_acted_on(tmp_path: Path) -> None:
 def test_the_kill_switch_is_read_again_right_before_a_send(story: Story) -> None:
     story.responder.hear([signal(T0)], story.now)
     delivery = story.responder.due(story.now)[0]
-    Ledger(f"sqlite:///{story.path}").happen("stop", story.now)
+    story.says("stop")
     assert not story.responder.claim(delivery, story.now)
 
 
 def test_a_stop_that_nobody_lived_to_obey_is_obeyed_at_the_next_start(story: Story) -> None:
     story.hear(signal(T0))
-    Ledger(f"sqlite:///{story.path}").happen("stop", story.now)
+    story.says("stop")
     story.restart()
     story.second()
     assert not story.hook.throttled
+
+
+async def stopped(story: Story, clock: Callable[[], int]) -> str:
+    """What `burnguard stop` says, without a receiver."""
+    with closing(Ledger(story.name)) as ledger:
+        return await pull_switch(ledger, False, clock, lambda _: None, ARMED)
 
 
 async def test_a_stop_without_a_responder_does_not_pass_for_one(story: Story) -> None:
@@ -263,7 +271,7 @@ async def test_a_stop_without_a_responder_does_not_pass_for_one(story: Story) ->
     story.ledger.close()
     clock = iter(range(T0 + 20_000, T0 + 30_000)).__next__
     for _ in range(2):
-        said = await pull_switch(Ledger(f"sqlite:///{story.path}"), False, clock, lambda _: None, ARMED)
+        said = await stopped(story, clock)
         assert "no responder lives; 1 throttles are out" in said
 
 
@@ -273,7 +281,7 @@ async def test_a_heart_that_beat_just_before_the_stop_and_never_again_is_no_resp
     monkeypatch.setattr("stream.responder.LISTEN_S", 0.0)
     story.hear(signal(T0))
     clock = iter(range(T0 + 100, T0 + 100_000, 100)).__next__
-    said = await pull_switch(Ledger(f"sqlite:///{story.path}"), False, clock, lambda _: None, ARMED)
+    said = await stopped(story, clock)
     assert "no responder lives; 1 throttles are out" in said
 
 
@@ -287,7 +295,7 @@ async def test_a_responder_that_lives_is_left_to_take_everything_back(story: Sto
             story.second()
         return T0 + 500
 
-    said = await pull_switch(Ledger(f"sqlite:///{story.path}"), False, clock, lambda _: None, ARMED)
+    said = await stopped(story, clock)
     assert said == "stopped: the running responder takes every throttle back"
     assert not story.hook.throttled
 
@@ -313,12 +321,12 @@ def test_a_refusal_after_a_lost_answer_is_taken_back(story: Story) -> None:
 
 
 def test_a_zombie_writes_nothing(story: Story) -> None:
-    usurper = Story(story.path)
-    with pytest.raises(Deposed):
-        story.hear(signal(T0))
-    assert not story.hook.posts
-    usurper.hear(signal(T0))
-    assert len(usurper.hook.posts) == 1
+    with closing(Story(story.name)) as usurper:
+        with pytest.raises(Deposed):
+            story.hear(signal(T0))
+        assert not story.hook.posts
+        usurper.hear(signal(T0))
+        assert len(usurper.hook.posts) == 1
 
 
 def unreachable(delivery: Delivery, now: int) -> Receipt:
@@ -410,29 +418,41 @@ def whole_life(story: Story, at: list[str], nth: int, name: str) -> None:
             survive(story.pane, second, burning)
 
 
-def test_killed_at_any_point_of_an_orders_life_it_neither_forgets_nor_repeats(tmp_path: Path) -> None:
+def test_killed_at_any_point_of_an_orders_life_it_neither_forgets_nor_repeats(new_story: NewStory) -> None:
     points: list[str] = []
-    calm = Story(tmp_path / "calm.sqlite")
+    calm = new_story()
     whole_life(calm, points, 0, "")
     assert [verb for verb, _ in calm.hook.effects] == ["apply", "renew", "revert", "apply", "revert"]
     crashes = 0
     for name in sorted(set(points)):
-        for nth in range(1, min(points.count(name), 5) + 1):
-            story = Story(tmp_path / f"{name}-{nth}.sqlite")
+        for nth in range(1, min(points.count(name), fewer(5, calm.name)) + 1):
+            story = new_story()
             whole_life(story, [], nth, name)
             assert [v for v, _ in story.hook.effects if v != "renew"] == ["apply", "revert", "apply", "revert"], (name, nth)
             assert {order for _, order in story.hook.effects} == {order for _, order in calm.hook.effects}, (name, nth)
             assert not story.hook.throttled, (name, nth)
             assert not story.responder.out()
             crashes += 1
-    assert crashes >= 20
+    assert crashes >= fewer(20, calm.name)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=st.lists(st.sampled_from(["burn", "clear", "wait", "fail", "heal", "stop", "release", "restart"]), max_size=25))
-def test_whatever_happens_no_throttle_outlives_its_revert_window(tmp_path_factory: Any, steps: list[str]) -> None:
-    story = Story(tmp_path_factory.mktemp("s") / "ledger.sqlite")
-    person = Ledger(f"sqlite:///{story.path}")
+STEPS = st.sampled_from(["burn", "clear", "wait", "fail", "heal", "stop", "release", "restart"])
+
+
+def test_whatever_happens_no_throttle_outlives_its_revert_window(new_ledger: NewLedger) -> None:
+    @settings(max_examples=fewer(30, new_ledger()), deadline=None)
+    @given(st.lists(STEPS, max_size=25))
+    def holds(steps: list[str]) -> None:
+        with closing(Story(new_ledger())) as story:
+            whatever_happens(story, steps)
+        assert not story.hook.throttled
+        assert not story.responder.out()
+
+    holds()
+
+
+def whatever_happens(story: Story, steps: list[str]) -> None:
+    """These steps, 7 s apart, then a quarter of an hour of quiet with a receiver that answers."""
     for step in steps:
         if step == "burn":
             story.hear(signal(story.now, started=story.now))
@@ -441,16 +461,12 @@ def test_whatever_happens_no_throttle_outlives_its_revert_window(tmp_path_factor
         elif step in ("fail", "heal"):
             story.hook.answer = unreachable if step == "fail" else lambda d, now: Receipt(d.webhook_id, now, True, False, "")
         elif step in ("stop", "release"):
-            person.happen(step, story.now)  # type: ignore[arg-type]  # one of the two, see above
+            story.says(step)  # type: ignore[arg-type]  # one of the two, see above
         elif step == "restart":
             story.restart()
         story.play(7)
     story.hook.answer = lambda d, now: Receipt(d.webhook_id, now, True, False, "")
     story.play(700)
-    assert not story.hook.throttled
-    assert not story.responder.out()
-    times = [story.hook.newest.get(KEY, 0)]
-    assert times == sorted(times)
 
 
 def test_a_start_loads_what_lives_and_what_is_on_its_way_and_leaves_the_past_in_the_ledger(story: Story) -> None:

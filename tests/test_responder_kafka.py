@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from actions.ledger import Ledger
@@ -15,6 +16,7 @@ from examples.kafka.broker import Broker
 from stream.duty import wall
 from stream.responder import ALIVE
 from tests.conftest import Reachable
+from tests.postgres import Postgres
 from tests.responders import UNGUARDED, Stage, figure
 from tests.topic import Said, burn
 
@@ -23,14 +25,18 @@ ONCE = ["apply", "revert"]
 
 
 @pytest.fixture
-def stage(tmp_path: Path, broker: Reachable, topic_prefix: str) -> Iterator[Stage]:
-    made = Stage(tmp_path, broker.bootstrap, topic_prefix, partitions=2)
+def stage(tmp_path: Path, broker: Reachable, topic_prefix: str, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """With the ledger in a file, unless the test says "postgresql"."""
+    ledger = str(tmp_path / "ledger.sqlite")
+    if getattr(request, "param", "sqlite") == "postgresql":
+        ledger = request.getfixturevalue("postgres").ledger()
+    made = Stage(tmp_path, broker.bootstrap, topic_prefix, ledger, partitions=2)
     yield made
     made.close()
 
 
 def ledger(stage: Stage) -> Ledger:
-    return Ledger(f"sqlite:///{stage.folder / 'ledger.sqlite'}")
+    return Ledger(stage.ledger)
 
 
 def test_a_burn_is_throttled_and_released_over_a_graceful_restart(stage: Stage) -> None:
@@ -113,6 +119,49 @@ def test_a_frozen_responder_wakes_up_deposed_sends_nothing_and_stands_by(stage: 
     assert had_one_effect(stage) and sent_once(stage), stage.receiver.effects
     assert frozen.process.poll() is None
     assert other.events("elected")[0]["epoch"] == 2
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("stage", ["postgresql"], indirect=True)
+def test_a_responder_frozen_within_a_transaction_on_a_server_keeps_nobody_waiting(stage: Stage, postgres: Postgres) -> None:
+    """It is made to wait for a table, with the epoch in its hand, and frozen; then the table is free."""
+    stage.join(), stage.join()
+    frozen = stage.active()
+    (other,) = (member for member in stage.members if member is not frozen)
+    with closing(psycopg.connect(stage.ledger)) as locker:
+        locker.execute("LOCK TABLE incidents IN ACCESS EXCLUSIVE MODE")
+        stage.worker.burn()
+        stage.worker.burn(OTHER, partition=1)
+        while not postgres.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"):
+            time.sleep(0.02)
+        frozen.freeze()
+    begun = time.monotonic()
+    stage.worker.quiet_until(lambda: bool(stage.receiver.throttled()), 30)
+    took = time.monotonic() - begun
+    frozen.thaw()
+    stage.worker.quiet_until(lambda: bool(frozen.events("deposed")), 10)
+    stage.worker.quiet_until(stage.reverted(2), 60)
+    reason = frozen.events("deposed")[0]["reason"]
+    figure(f"SIGSTOP within a transaction: both keys throttled by the other after {took:.1f} s; the frozen one: {reason}")
+    assert other.events("elected")
+    assert had_one_effect(stage) and sent_once(stage), stage.receiver.effects
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("stage", ["postgresql"], indirect=True)
+def test_a_server_that_is_away_for_a_while_costs_nothing_but_the_while(stage: Stage, postgres: Postgres) -> None:
+    member = stage.join()
+    stage.active()
+    throttle_two(stage)
+    postgres.kill()
+    stage.worker.burn(("acme", "key-9"))
+    time.sleep(5)
+    assert len(stage.receiver.throttled()) == 2
+    postgres.start()
+    back = stage.worker.quiet_until(lambda: len(stage.receiver.throttled()) == 3, 30)
+    figure(f"server killed for 5 s: the burn of meanwhile is throttled {back:.1f} s after it is back")
+    assert member.process.poll() is None
+    assert stage.receiver.verbs() == ["apply"] * 3 and sent_once(stage)
 
 
 @pytest.mark.chaos

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from actions.ledger import Ledger
+from actions.usage import DIMENSIONS
 from stream.checkpoint import Buffer, Pointer
 from stream.checkpoint_file import CheckpointFile
 from tests.test_run import PRICES, burnguard, event, history
@@ -81,6 +83,20 @@ def incidents(folder: Path, ledger: str) -> list[Any]:
     return [signals, [(r["id"], r["kind"], r["key_id"], r["episodes"], r["evidence"]) for r in rows]]
 
 
+def used(folder: Path, ledger: str) -> list[Any]:
+    """Hourly usage, and that it comes to what the run says."""
+    opened = Ledger(f"{folder / ledger}.sqlite")
+    rows = opened.usage(("hour", *DIMENSIONS), range(2**31 - 1), {})
+    opened.close()
+    return sorted(rows)
+
+
+def spent(rows: list[Any]) -> tuple[int, str]:
+    """Calls and USD, as a line of the output says them."""
+    at = 1 + len(DIMENSIONS)
+    return sum(row[at] for row in rows), f"{sum(row[at + 1] for row in rows) / 1e9:,.2f}"
+
+
 def pointer(folder: Path, ledger: str) -> Pointer | None:
     path = folder / f"{ledger}.checkpoint"
     return Pointer.read(path.read_bytes().partition(b"\n")[0].decode()) if path.exists() else None
@@ -124,6 +140,8 @@ def test_a_run_that_is_killed_again_and_again_counts_and_says_the_same_as_one_th
     assert 0 < int(re.search(r"going on at byte (\d+)", last.output)[1]) < size  # type: ignore[index]  # it is there, see totals
     assert (folder / "killed.quarantine.jsonl").read_bytes() == (folder / "whole.quarantine.jsonl").read_bytes()
     assert incidents(folder, "killed") == incidents(folder, "whole")
+    assert used(folder, "killed") == used(folder, "whole")
+    assert spent(used(folder, "whole")) == totals(whole.output)[:2]
 
 
 def test_without_its_checkpoint_a_run_lists_refused_lines_twice(folder: Path) -> None:
@@ -133,9 +151,12 @@ def test_without_its_checkpoint_a_run_lists_refused_lines_twice(folder: Path) ->
     again = run(folder, "l")
     assert (folder / "l.quarantine.jsonl").read_bytes() == once
     assert totals(again.output, "in all")[2] == once.count(b"\n")
+    counted = used(folder, "l")
     (folder / "l.checkpoint").unlink()
     run(folder, "l")
     assert (folder / "l.quarantine.jsonl").read_bytes() == 2 * once
+    assert used(folder, "l") == counted
+    assert spent(counted) == totals(again.output, "in all")[:2]
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -144,7 +165,7 @@ def test_what_a_file_has_grown_by_is_read_by_the_next_run(folder: Path, packed: 
     whole = "".join(lines).encode()
     cuts = [0, len(whole) // 3, len(whole) // 3 + 5, 2 * len(whole) // 3, len(whole)]
     name = "calls.ndjson.gz" if packed else "calls.ndjson"
-    said = []
+    said: list[str] = []
     for lo, hi in pairwise(cuts):
         with (folder / name).open("ab") as file:
             file.write(gzip.compress(whole[lo:hi]) if packed else whole[lo:hi])
@@ -154,6 +175,8 @@ def test_what_a_file_has_grown_by_is_read_by_the_next_run(folder: Path, packed: 
     reference = run(folder, "whole")
     assert totals(said[-1], "in all") == totals(reference.output)
     assert totals(said[-1])[0] < len(history()) / 2
+    assert used(folder, "grown") == used(folder, "whole")
+    assert spent(used(folder, "grown")) == totals(reference.output)[:2]
     assert (folder / "grown.quarantine.jsonl").read_bytes() == (folder / "whole.quarantine.jsonl").read_bytes()
 
 
@@ -166,6 +189,7 @@ def test_a_history_is_not_read_again_and_not_counted(folder: Path) -> None:
     second = run(folder, "l", "--history", folder / "past.ndjson")
     assert f"history    {folder / 'past.ndjson'} is not read: its baselines are in the checkpoint" in second.output
     assert totals(second.output, "in all")[0] == len(history()) - 2000
+    assert spent(used(folder, "l")) == totals(second.output, "in all")[:2]
     assert (folder / "l.quarantine.jsonl").read_bytes().count(b"\n") == totals(second.output, "in all")[2] == 5 + 3 + 3
 
 
@@ -179,6 +203,7 @@ def test_another_file_under_the_same_name_is_read_from_its_beginning_and_said(fo
         assert re.search(rf"afresh .*l.checkpoint is of another file, {how}", said.output)
         assert "restored" not in said.output
         assert totals(said.output)[0] == len(other)
+    assert spent(used(folder, "l"))[0] == 3000 + 1000, "the last two begin with the same line: one file, read anew"
 
 
 def test_standard_input_drops_the_checkpoint_of_a_file_and_says_so(folder: Path) -> None:
@@ -188,6 +213,14 @@ def test_standard_input_drops_the_checkpoint_of_a_file_and_says_so(folder: Path)
     said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
     assert "afresh     - is no file" in said.stdout
     assert not (folder / "l.checkpoint").exists()
+
+
+def test_two_streams_into_one_ledger_add_up_and_their_last_minute_is_in_it(folder: Path) -> None:
+    command = [*COMMAND, "-", *arguments(folder, "l")[1:]]
+    for n in range(2):
+        calls = "".join(json.dumps(event(n, time.time(), "key-1")) + "\n" for n in range(n, n + 3))
+        subprocess.run(command, input=calls, text=True, capture_output=True, check=True)
+    assert spent(used(folder, "l"))[0] == 6
 
 
 def test_a_damaged_checkpoint_stops_the_run_with_what_to_do(folder: Path) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from schemas.scan import MAX_LINE
 from stream.cli import main
 from stream.sources import FileClock, LineReader
 from tests.calls import T0, batch
-from tests.conftest import SECRET
+from tests.conftest import SECRET, NewLedger
 from tests.story import T0 as STORY_T0
 from tests.story import Story, signal
 
@@ -155,26 +156,29 @@ def live(receiver: Receiver, folder: Path) -> dict[str, str]:
     }
 
 
-def test_stop_takes_throttles_back_itself_where_no_responder_lives(receiver: Receiver, tmp_path: Path) -> None:
-    story = Story(tmp_path / "l.sqlite")
+def test_stop_takes_throttles_back_itself_where_no_responder_lives(
+    receiver: Receiver, tmp_path: Path, new_ledger: NewLedger
+) -> None:
+    story = Story(new_ledger())
     story.hear(signal(STORY_T0))
     assert story.hook.throttled
     story.ledger.close()
-    said = burnguard("stop", "--ledger", tmp_path / "l.sqlite", **live(receiver, tmp_path))
+    said = burnguard("stop", "--ledger", story.name, **live(receiver, tmp_path))
     assert "took back 1 of 1 throttles itself" in said.output
     assert [verb for verb, _ in receiver.effects] == ["revert"]
-    assert "released" in burnguard("stop", "--release", "--ledger", tmp_path / "l.sqlite").output
+    assert "released" in burnguard("stop", "--release", "--ledger", story.name).output
 
 
+@pytest.mark.parametrize("new_ledger", ["sqlite"], indirect=True)
 def test_a_burn_on_standard_input_is_throttled_though_the_process_is_killed_in_between(
-    receiver: Receiver, files: Path
+    receiver: Receiver, files: Path, new_ledger: NewLedger
 ) -> None:
     (files / "policy.yaml").write_text(POLICY)
-    ledger = files / "l.sqlite"
+    ledger = new_ledger()
     past = [{**e, "ts": e["ts"] - 1_780_000_000 + time.time() - BURN_AT - 60} for e in history(burn=False)]
     (files / "past.ndjson").write_text("".join(json.dumps(e) + "\n" for e in past))
     command = [sys.executable, "-c", "from stream.cli import main; main()", "run", "--history", str(files / "past.ndjson")]
-    command += ["--prices", str(files / "prices.json"), "--policy", str(files / "policy.yaml"), "--ledger", str(ledger), "-"]
+    command += ["--prices", str(files / "prices.json"), "--policy", str(files / "policy.yaml"), "--ledger", ledger, "-"]
 
     def start() -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -208,7 +212,8 @@ def test_a_burn_on_standard_input_is_throttled_though_the_process_is_killed_in_b
     assert len({order for _, order in receiver.effects}) == 1
     assert not receiver.throttled()
     assert "REVERTED" in said
-    assert Ledger(f"sqlite:///{ledger}").newest_happening() is None
+    with closing(Ledger(ledger)) as left:
+        assert left.newest_happening() is None
 
 
 @settings(max_examples=30, deadline=None)

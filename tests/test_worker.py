@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from actions.usage import holds_more, used
 from schemas.prices import PriceEntry
 from schemas.pulse import PULSE, Pulse
+from schemas.rollup import USAGE, Rollup
 from schemas.signals import SIGNAL, Signal
 from stream.assembly import Assembly
 from stream.checkpoint import EMPTY, Buffer, Pointer, read_chunk_key, unpack
@@ -74,17 +76,21 @@ async def play(member: Member, kind: type[Worker] = Worker, batches: Sequence[Fe
     return mine
 
 
-def said(log: Log) -> tuple[dict[str, Signal], dict[str, int], set[tuple[int, str]]]:
-    """Signals by id, what the tenants spent, refused lines (offset, reason)."""
-    signals, meters = {}, TenantMeters()
+def said(log: Log) -> tuple[dict[str, Signal], dict[str, int], set[tuple[int, str]], dict[str, Any]]:
+    """Signals by id, what the tenants spent, refused lines (offset, reason), cells of usage."""
+    signals, meters, cells = {}, TenantMeters(), dict[str, Any]()
     for key, value in log.records["signals", 0]:
         if key == SIGNAL:
             signals[Signal.read(value).id] = Signal.read(value)
+        elif key == USAGE:
+            for row in used(Rollup.read(value), "usage"):
+                if row["cell"] not in cells or holds_more(row, cells[row["cell"]]):
+                    cells[row["cell"]] = row
         else:
             assert key == PULSE
             meters.fold(Pulse.read(value))
     refused = {(row["position"], row["reason"]) for row in map(json.loads, (v for _, v in log.records["quarantine", 0]))}
-    return signals, meters.spent(6 * HOUR), refused
+    return signals, meters.spent(6 * HOUR), refused, cells
 
 
 def state(log: Log) -> Any:
@@ -105,12 +111,13 @@ def truth() -> tuple[Any, Any]:
 
 
 def test_the_story_has_a_burn_and_poison(truth: tuple[Any, Any]) -> None:
-    (signals, spent, refused), (offset, counters) = truth
+    (signals, spent, refused, cells), (offset, counters) = truth
     assert {s.kind for s in signals.values()} == {"spend_spike"}
     assert len(refused) == 12
     assert (offset, counters["calls"]) == (len(CALLS), len(CALLS) - 12)
     assert counters["usd"] == (CALM + BURN + 1) * 10_000_000 + BURN * 30_000_000_000
     assert sum(spent.values()) == counters["usd"] - 10_000_000
+    assert sum(row["usd"] for row in cells.values()) == counters["usd"] - 10_000_000, "the last call's minute is not over"
 
 
 def crash_and_go_on(crash_at: int, kind: type[Worker] = Worker) -> Log:
@@ -315,7 +322,7 @@ def test_a_new_group_reads_the_retained_log_says_how_far_it_is_and_nothing_of_it
     assert (last["event"], last["read"]) == ("caught up", len(CALLS))
     signals = said(log)[0].values()
     assert {signal.phase for signal in signals} >= {"open", "update"}
-    story = Story(tmp_path / "l.sqlite")
+    story = Story(str(tmp_path / "l.sqlite"))
     story.now = now
     story.hear(*signals)
     assert (story.told, story.hook.posts) == ([], [])

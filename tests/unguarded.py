@@ -11,7 +11,8 @@ import click
 import structlog
 from sqlalchemy import Connection, select
 
-from actions.ledger import Ledger, epochs
+from actions.ledger import Ledger
+from actions.tables import epochs
 from schemas.batch import Ms
 from schemas.directory import Directory
 from schemas.policy import Policy
@@ -30,7 +31,7 @@ class Unguarded(Ledger):
 
 
 def main() -> None:
-    """responder --policy FILE --ledger FILE"""
+    """responder --policy FILE --ledger NAME"""
     configure()
-    policy, ledger = read_document(Path(sys.argv[3]), Policy), partial(Unguarded, f"sqlite:///{sys.argv[5]}")
+    policy, ledger = read_document(Path(sys.argv[3]), Policy), partial(Unguarded, sys.argv[5])
     asyncio.run(Standby(ledger, policy, Directory(), Settings(), KafkaSettings(), click.echo).go())

@@ -16,9 +16,11 @@ import numpy as np
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
+from actions.usage import Used, holds_more, used
 from schemas.batch import SLICE, Lines, Ms
 from schemas.prices import PriceEntry
 from schemas.pulse import PULSE, Pulse
+from schemas.rollup import USAGE, Rollup
 from schemas.signals import SIGNAL, Signal
 from schemas.usage import UsageEvent
 from stream.assembly import Assembly
@@ -161,10 +163,13 @@ def verify(kafka: KafkaSettings, partitions: int) -> Verdict:
 async def _verify(kafka: KafkaSettings, partitions: int) -> Verdict:
     verdict, meters = Verdict(), TenantMeters()
     pulsed: dict[int, Ms] = {}
+    cells: dict[str, Used] = {}
     said: dict[str, Signal] = {}
     for record in await read(kafka, kafka.signals_topic, 0):
         if record.key == SIGNAL:
             said[Signal.read(record.value).id] = Signal.read(record.value)
+        elif record.key == USAGE:
+            _take(cells, Rollup.read(record.value))
         else:
             assert record.key == PULSE
             pulse = Pulse.read(record.value)
@@ -172,6 +177,7 @@ async def _verify(kafka: KafkaSettings, partitions: int) -> Verdict:
             pulsed[pulse.partition] = max(pulse.clock, pulsed.get(pulse.partition, 0))
     states = await restored(kafka, await committed(kafka))
     hours: Counter[str] = Counter()
+    keys: Counter[tuple[str, str, int]] = Counter()
     expected: dict[str, Signal] = {}
     for partition in range(partitions):
         records = await read(kafka, kafka.usage_topic, partition)
@@ -184,6 +190,9 @@ async def _verify(kafka: KafkaSettings, partitions: int) -> Verdict:
         expected |= signals
         for (tenant, _), usd in truth.hours.items():
             hours[tenant] += usd
+        keys.update(truth.keys)
+        for rollup in assembly.pipeline.standing()[1]:
+            _take(cells, rollup)
         refused = {json.loads(r.value)["position"] for r in await read(kafka, kafka.quarantine_topic, partition)}
         if refused != truth.refused:
             verdict.wrong.append(f"partition {partition}: refused {len(refused)} lines, not {len(truth.refused)}")
@@ -192,12 +201,26 @@ async def _verify(kafka: KafkaSettings, partitions: int) -> Verdict:
         verdict.windows += 1
         if meters.spent(6 * HOUR).get(tenant) != usd:
             verdict.wrong.append(f"pulses of {tenant}: {meters.spent(6 * HOUR).get(tenant)} nano-dollars, not {usd}")
+    rolled_up: Counter[tuple[str, str, int]] = Counter()
+    for row in cells.values():
+        rolled_up[row["tenant"], row["key_id"], row["hour"]] += row["usd"]
+    verdict.windows += len(keys)
+    verdict.wrong += [
+        f"usage of {key}: {rolled_up[key]} nano-dollars, not {usd}" for key, usd in keys.items() if rolled_up[key] != usd
+    ]
     own = {i: s for i, s in said.items() if s.kind != "telemetry_gap"}
     verdict.signals = len(expected)
     verdict.wrong += [f"signal lost: {s}" for i, s in expected.items() if i not in own]
     verdict.wrong += [f"signal nobody expected: {s}" for i, s in own.items() if i not in expected]
     verdict.wrong += [f"signal differs: {s}" for i, s in own.items() if i in expected and _plain(s) != _plain(expected[i])]
     return verdict
+
+
+def _take(cells: dict[str, Used], rollup: Rollup) -> None:
+    """The largest value of every cell, said or still in a worker's state."""
+    for row in used(rollup, "usage"):
+        if row["cell"] not in cells or holds_more(row, cells[row["cell"]]):
+            cells[row["cell"]] = row
 
 
 def _plain(signal: Signal) -> Any:

@@ -165,7 +165,7 @@ class Broker:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         self.password = secrets.token_urlsafe(12)
-        self._ports = _free_ports(4)
+        self._ports = free_ports(4)
         self._certificates()
         scram = [f"SCRAM-SHA-{n}=[name={self.username},password={self.password}]" for n in (256, 512)]
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
@@ -235,7 +235,7 @@ class Broker:
         return path
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Below the range of outgoing ports: a client retrying a broker that is down must not take its port, or meet itself."""
     found: set[int] = set()
     while len(found) < count:

@@ -151,6 +151,8 @@ def cost(calls: Calls, words: Words, prices: PriceBook) -> F64:
         tenant=zero,
         key=zero,
         model=np.ascontiguousarray(calls["model"]),
+        feature=zero,
+        operation=zero,
         tier=calls["tier"].astype(np.int8),
         **{name: np.ascontiguousarray(calls[name]) for name in TOKENS},
     )
