@@ -14,6 +14,7 @@ Ms: TypeAlias = int
 Nano: TypeAlias = int
 """Nano-dollars: 1 USD = 10**9."""
 I8: TypeAlias = NDArray[np.int8]
+I16: TypeAlias = NDArray[np.int16]
 I32: TypeAlias = NDArray[np.int32]
 I64: TypeAlias = NDArray[np.int64]
 U8: TypeAlias = NDArray[np.uint8]
@@ -21,8 +22,9 @@ U64: TypeAlias = NDArray[np.uint64]
 F64: TypeAlias = NDArray[np.float64]
 
 ABSENT = -1
-"""What a token column holds where the event did not say: unknown, never 0."""
+"""What a column holds where the event did not say: unknown, never 0."""
 SERVICE_TIERS = ("standard", "batch", "flex", "priority")
+RESPONSE_CACHE = ("hit", "miss", "bypass")
 UNNAMED, OTHER = 0, 1
 """The rows of a bounded vocabulary that are there from the start: no name, and every name that found no room."""
 NANO = 1_000_000_000
@@ -48,8 +50,13 @@ class Batch:
     """Calls in columns: row i is one call, all columns have the same length.
 
     `tenant`, `key`, `model`, `feature` and `operation` are rows of the decoder's vocabularies (the last two of bounded
-    ones); `event` is the XXH64 of the event id; `tier` is an index into SERVICE_TIERS (absent is standard). Token columns
-    hold ABSENT where the event did not say.
+    ones); `event` is the XXH64 of the event id; `tier` is an index into SERVICE_TIERS (absent is standard). Where the event
+    did not say, the token columns and those from `attempt` to `response_cache` hold ABSENT.
+
+    `attempt` is 1 for a first attempt, 2 for its retry; `status` is HTTP's; `latency_ms` is rounded half up and ends at
+    2**31 - 1. `fallback` is 1 where another model was served than asked for, 0 where it was that one or a version of it.
+    `response_cache` is an index into RESPONSE_CACHE. `user`, `address`, `session` and `fingerprint` are stable hashes,
+    never 0 but where the event did not say or said nothing; fingerprints in either case of hex are one.
     """
 
     clock: I64
@@ -71,6 +78,15 @@ class Batch:
     audio_input_tokens: I32
     audio_output_tokens: I32
     web_search_requests: I32
+    attempt: I32
+    status: I16
+    latency_ms: I32
+    fallback: I8
+    response_cache: I8
+    user: U64
+    address: U64
+    session: U64
+    fingerprint: U64
 
     def __len__(self) -> int:
         return len(self.ts)
