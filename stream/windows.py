@@ -10,6 +10,7 @@ from schemas.snapshot import BadCheckpoint, Snapshot, alike, array
 
 MINUTE: Ms = 60_000
 HOUR: Ms = 3_600_000
+DAY: Ms = 86_400_000
 SPANS = np.array([SLICE, MINUTE, HOUR])
 LENGTHS = np.array([12, 60, 24])
 BASES = np.array([0, 12, 72])
