@@ -136,11 +136,12 @@ def alarms_of(detector: PaneDetector, series: Series) -> Rows:
         begin = max(at // SLICE, slot + 1)
         while len(detector.watched()) and slot + 1 < begin:
             slot += 1
-            detector.judge(pane_of(meter, slot, key, key, nothing), names)
+            detector.judge(pane_of(meter, np.array([slot]), key, key, nothing), names)
         slot, spent = begin, nothing.copy()
         spent[0, USD] = round(max(value, 0.0) * UNIT)
-        meter.add(key, spent, slot)
-        if any(signal.phase == "open" for signal in detector.judge(pane_of(meter, slot, key, key, spent), names)):
+        slots = np.array([slot])
+        meter.add(key, spent, slots)
+        if any(signal.phase == "open" for signal in detector.judge(pane_of(meter, slots, key, key, spent), names)):
             alarms.append(row)
     return alarms
 

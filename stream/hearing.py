@@ -103,7 +103,8 @@ class Hearing:
             split = self._keys.seen(pulse.partition, pulse.keys.names, now)
             if split:
                 self._duty.responder.hear(split, now)
-            self._duty.responder.pane(pulse.partition, pulse.clock - SLICE, pulse.burning, now, after)
+            behind = self._duty.tenants.behind(pulse.partition)
+            self._duty.responder.pane(pulse.partition, pulse.clock - SLICE, pulse.burning, now, after, behind)
 
     def _usage(self, rollup: Rollup, after: int, now: Ms) -> None:
         self._after = after

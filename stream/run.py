@@ -179,10 +179,8 @@ class Run:
         self._quarantine.keep(reader.quarantined)
 
     def _respond(self, output: Output) -> None:
-        for pulse in output.pulses:
-            self._tenants.fold(pulse)
         self._count(output.usage)
-        respond(output.in_order(), self._duty.responder, wall())
+        respond(output.in_order(), self._duty.responder, self._tenants, wall())
         self._duty.tell()
 
     def _begin_counting(self) -> None:
