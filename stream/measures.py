@@ -10,7 +10,7 @@ from schemas.batch import I64, RESPONSE_CACHE, Batch
 from stream.classes import known
 
 COUNTS = ("calls", "fresh", "cached", "cache_write", "output", "reasoning")
-"""What a slot of a ring counts beside its nano-dollars: output includes reasoning here."""
+"""What a slot of a ring counts beside its nano-dollars; output includes reasoning."""
 OUTCOMES = ("untold", "ok", "denied", "rate_limited", "rejected", "broken")
 """Every call is one of them, by its HTTP status: none; below 400; 401, 403; 429; any other 4xx; 5xx, 408, 0 (no answer)."""
 HAPPENED = (*OUTCOMES, "fallbacks", "retries", "cache_hits", "timed")
@@ -21,12 +21,9 @@ AMOUNTS = ("failed_usd", "retried_usd", "latency_ms", "timed_tokens", "timed_out
 latency, tokens and output tokens; of calls that say how many input tokens were cached, those and their input tokens."""
 HEALTH = HAPPENED + AMOUNTS
 USD, GUESSED, FIRST_COUNT = range(3)
-FIRST_HEALTH = FIRST_COUNT + len(COUNTS)
+OF_A_SLICE = FIRST_HEALTH = FIRST_COUNT + len(COUNTS)
 OF_A_CALL = FIRST_HEALTH + len(HEALTH)
-"""How many measures a call has; money in nano-dollars."""
-LATE, LATE_USD, LATE_GUESSED = range(OF_A_CALL, OF_A_CALL + 3)
-"""What an open pane knows beside: calls that came after their own slice had closed."""
-MEASURES = OF_A_CALL + 3
+"""Of how many measures a slice is the sum, and how many a call has; money in nano-dollars."""
 UNTOLD, OK, DENIED, RATE_LIMITED, REJECTED, BROKEN, FALLBACKS, RETRIES, CACHE_HITS, TIMED = range(
     FIRST_HEALTH, FIRST_HEALTH + len(HAPPENED)
 )
@@ -35,8 +32,8 @@ HIT = RESPONSE_CACHE.index("hit")
 
 
 def measures(batch: Batch, cost: I64, guessed: NDArray[np.bool_]) -> I64:
-    """Rows x MEASURES."""
-    sums = np.zeros((len(batch), MEASURES), np.int64)
+    """Rows x OF_A_CALL."""
+    sums = np.zeros((len(batch), OF_A_CALL), np.int64)
     _measure(
         (batch.input_tokens, batch.cached_input_tokens, batch.cache_write_tokens),
         (batch.output_tokens, batch.reasoning_tokens),

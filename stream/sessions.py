@@ -44,11 +44,11 @@ def add_calls(table, calls, sessions, keys, ts, sums):  # type: ignore[no-untype
         for way in range(first, first + WAYS):
             held = table[way]
             if held.calls and held.session == sessions[i] and held.key == keys[i]:
-                place = way
+                place = np.int64(way)
                 known = True
                 break
             if held.last < table[place].last:
-                place = way
+                place = np.int64(way)
         held = table[place]
         if not known:
             forgotten += held.calls > 0
