@@ -16,7 +16,7 @@ from stream.measures import USD
 from stream.pairs import Pairs
 from stream.sessions import Sessions
 from stream.sketches import Sketches
-from stream.windows import AHEAD, MINUTE
+from stream.windows import MINUTE
 
 
 class Marks(Columns):
@@ -73,8 +73,9 @@ class Group:
         self.sizes.unite(rows[sizes[:, 0]], *sizes[:, 1:].T)
 
     def idle(self, now: Ms) -> NDArray[np.bool_]:
-        """Which rows had no call for longer than every meter reaches but those of whole days."""
-        return self.seen.head[: self.seen.rows] < now // MINUTE - REACH
+        """Which rows had no call for so long that all their meters are empty: since before yesterday."""
+        idle: NDArray[np.bool_] = self.seen.head[: self.seen.rows] < now // MINUTE - 2 * REACH
+        return idle
 
     def keep(self, rows: NDArray[np.bool_]) -> None:
         """Only these, closed up."""
@@ -121,8 +122,11 @@ class Meters:
         self.tenants.grow(tenants)
 
     def add(self, batch: Batch, clock: I64, sums: I64, calls: I64) -> int:
-        """The calls `calls` (places in the batch), sums x OF_A_CALL. Returns how many have a feature or a model too many."""
-        ts = np.where(batch.ts > clock + AHEAD, clock, batch.ts)
+        """The calls `calls` (places in the batch), sums x OF_A_CALL; one that is ahead of its clock is counted at the clock.
+
+        Returns how many have a feature or a model too many.
+        """
+        ts = np.minimum(batch.ts, clock)
         self.key_health.add(calls, batch.key, ts, sums)
         self.key_seen.add(calls, batch.key, ts, (batch.user, batch.address, batch.session, batch.fingerprint))
         self.sessions.add(calls, batch.session, batch.key, ts, sums)

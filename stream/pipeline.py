@@ -129,7 +129,7 @@ class Pipeline:
         self._open = OpenPanes()
         self._graces = Graces()
         self._cells = Cells()
-        self._meters = Meters()
+        self.meters = Meters()
         self._tenant_of: I32 = np.zeros(64, np.int32)
         self._late: list[I64] = []
         self._clock: Ms = NEVER
@@ -210,7 +210,7 @@ class Pipeline:
                 open=self._open.snapshot(),
                 grace=self._graces.snapshot(self._tenants.rows),
                 usage=self._cells.snapshot(),
-                meters=self._meters.snapshot(),
+                meters=self.meters.snapshot(),
                 seen=self._seen.snapshot(),
                 counters=of_numbers(**self.counters),
                 **{detector.name: detector.snapshot() for detector in self._detectors},
@@ -228,7 +228,7 @@ class Pipeline:
         self._graces.restore(part(snapshot, "grace"))
         self._graces.grow(self._tenants.rows)
         self._cells.restore(part(snapshot, "usage"))
-        self._meters.restore(part(snapshot, "meters"), self._keys.rows, self._tenants.rows)
+        self.meters.restore(part(snapshot, "meters"), self._keys.rows, self._tenants.rows)
         self._seen.restore(part(snapshot, "seen"))
         for detector in self._detectors:
             detector.restore(part(snapshot, detector.name))
@@ -243,7 +243,7 @@ class Pipeline:
         self._keys.grow(keys)
         self._tenants.grow(tenants)
         self._graces.grow(tenants)
-        self._meters.grow(keys, tenants)
+        self.meters.grow(keys, tenants)
         self._open.grow(keys, len(batch))
         if keys > len(self._tenant_of):
             self._tenant_of = np.resize(self._tenant_of, max(keys, 2 * len(self._tenant_of)))
@@ -283,7 +283,7 @@ class Pipeline:
         self.counters["other"] += self._cells.fold(batch, clock, sums, keep, self._edge * SLICE // HOUR)
         self.counters["usd"] += int(sums[kept, USD].sum())
         self.counters["guessed_usd"] += int(sums[kept, GUESSED].sum())
-        self.counters["unmetered"] += self._meters.add(batch, clock, sums, keep)
+        self.counters["unmetered"] += self.meters.add(batch, clock, sums, keep)
 
     def _pass_to(self, edge: int, output: Output) -> None:
         """Close every slice before `edge`, and say what was used where a minute ends on the way."""
@@ -295,13 +295,13 @@ class Pipeline:
             if len(said):
                 output.usage.append(self._rollup(said, minute))
             names = self._names
-            reading = self._meters.reading(
+            reading = self.meters.reading(
                 self._partition, minute, names.tenants.names, names.features.names, names.models.names
             )
             if reading is not None:
                 output.readings.append(reading)
             if minute // HOUR > before * SLICE // HOUR:
-                self._meters.tidy(minute)
+                self.meters.tidy(minute)
 
     def _rollup(self, cells: I64, clock: Ms) -> Rollup:
         keys, key = used(self._names.keys.names, cells[:, WHO] >> 32)
