@@ -32,7 +32,7 @@ NANO = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Raw usage events: one contiguous buffer and the bounds of each line in it, in delivery order.
+    """Raw usage events: one contiguous buffer and the bounds of each line in it, each behind the one before.
 
     `clock` is the source's clock at each line (Ms), or ABSENT throughout where the source derives it from the
     events themselves (files). `position` is the Kafka offset or the byte offset at which the line begins.
@@ -43,6 +43,13 @@ class Lines:
     end: I64
     position: I64
     clock: I64
+
+    def rows(self, lo: int, hi: int) -> Lines:
+        """Lines lo..hi-1, at least one, as views of their own stretch of the buffer."""
+        start, end = self.start[lo:hi], self.end[lo:hi]
+        return Lines(
+            self.buffer[start[0] : end[-1]], start - start[0], end - start[0], self.position[lo:hi], self.clock[lo:hi]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +103,9 @@ class Batch:
         return Batch(*(getattr(self, column.name)[lo:hi] for column in fields(self)))
 
     @staticmethod
-    def join(first: Batch, second: Batch) -> Batch:
-        """Both batches, one after the other."""
-        return Batch(*(np.concatenate([getattr(first, c.name), getattr(second, c.name)]) for c in fields(first)))
+    def join(*parts: Batch) -> Batch:
+        """All batches, one after the other."""
+        return Batch(*(np.concatenate([getattr(part, c.name) for part in parts]) for c in fields(Batch)))
 
 
 SLICE: Ms = 5_000

@@ -22,6 +22,8 @@ from schemas.vocabulary import BoundedVocabulary, Vocabulary
 
 SAMPLE = 1_000
 """Unknown field names are counted on one accepted row in so many."""
+AT_ONCE = 2_000
+"""Lines that are still in a core's cache when their names are looked up."""
 MOST_NAMES, LONGEST_NAME = 100, 64
 MOST_FEATURES, MOST_OPERATIONS = 1_000, 100
 """Of a partition; who comes later is "other"."""
@@ -109,6 +111,13 @@ class Decoder:
 
     def decode(self, lines: Lines, first_line: int = 0, partition: int = 0) -> tuple[Batch, list[Quarantined]]:
         """The calls of the lines in order, and a row for every line that was refused."""
+        if len(lines.start) <= AT_ONCE:
+            return self._decode(lines, first_line, partition)
+        firsts = range(0, len(lines.start), AT_ONCE)
+        parts = [self._decode(lines.rows(lo, lo + AT_ONCE), first_line + lo, partition) for lo in firsts]
+        return Batch.join(*(batch for batch, _ in parts)), [row for _, refused in parts for row in refused]
+
+    def _decode(self, lines: Lines, first_line: int, partition: int) -> tuple[Batch, list[Quarantined]]:
         n = len(lines.start)
         columns = _Columns(n)
         scan(lines.buffer, lines.start, lines.end, *columns.written())

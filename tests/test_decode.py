@@ -21,6 +21,7 @@ from schemas.decode import Decoder, Refused, convert, parse, split
 from schemas.scan import FIELDS, MAX_LINE, _perfect_hash, xxh64
 from schemas.usage import UsageEvent, bounds, schema
 from schemas.vocabulary import Vocabulary
+from stream.sources import HELD
 
 GOOD: dict[str, Any] = {
     "event_id": "e-1",
@@ -235,6 +236,28 @@ def test_names_whose_hashes_collide_get_rows_of_their_own() -> None:
     same: U64 = np.full((1, 3), 42, np.uint64)
     assert vocabulary.rows(buffer, starts, lengths, same, np.zeros(3, np.bool_)).tolist() == [0, 1, 0]
     assert vocabulary.names == [("aa",), ("bb",)]
+
+
+def test_many_lines_at_once_are_the_same_calls_as_few_at_a_time() -> None:
+    odd: list[dict[str, Any]] = [
+        {},
+        {"tenant": "t\u00e9"},
+        {"status": -1},
+        {"user_id": "u", "latency_ms": 2.5, "requested_model": "o3"},
+    ]
+    lines = [line_of({**GOOD, **odd[n % 11 % 4]}, key_id=f"key-{n % 900}", event_id=f"e-{n}") for n in range(5_003)]
+    lines[2_000] = lines[4_999] = b""
+    _, batch, refused = decoded(*lines)
+    few, parts, told, position = Decoder(), [], [], 0
+    for lo in range(0, len(lines), 301):
+        block = b"\n".join(lines[lo : lo + 301]) + b"\n"
+        part, bad = few.decode(split(block, position), lo)
+        parts.append(part)
+        told += bad
+        position += len(block)
+    assert refused == told
+    for name in HELD:
+        assert getattr(batch, name).tolist() == np.concatenate([getattr(part, name) for part in parts]).tolist()
 
 
 def test_features_beyond_the_room_for_them_are_other_whatever_the_cuts_and_restarts() -> None:
