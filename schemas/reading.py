@@ -1,4 +1,4 @@
-"""What meters of tenants, their features and models stand at: said once a minute, absolute; the largest holds."""
+"""What a partition's meters of uses stand at: said once a minute, absolute; the largest holds."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ READING = b"reading"
 class Reading:
     """Three tables of one partition at `clock` (Ms); the first column of each is an index into `names`, in rising order.
 
-    `names` are (tenant, feature, provider, model): only the tenant for the tenant as a whole, else either the feature or
-    the model is named. `health`: entity, span, absolute slot, then what its calls came to. `seen`: entity, place, and the
-    minute in which an item of that place was last seen. `sizes`: entity, place, absolute slot, bucket, and how many calls
-    are in it. What spans, places and buckets are say `stream/health.py`, `stream/distinct.py`, `stream/sketches.py`.
+    `names` are uses: (tenant, feature, provider, model), "" where none was named. `health`: use, span, absolute slot, then
+    what its calls came to. `seen`: use, place, and the minute in which an item of that place was last seen. `sizes`: use,
+    place, absolute slot, bucket, and how many calls are in it. What spans, places and buckets are say `stream/health.py`,
+    `stream/distinct.py` and `stream/sketches.py`.
     """
 
     partition: int
@@ -36,7 +36,7 @@ class Reading:
     def parts(self, limit: int = PART_BYTES) -> Iterator[bytes]:
         """The reading as messages of at most `limit` bytes; each stands alone, in any order.
 
-        Raises ValueError where even what one of them stands at does not fit.
+        Raises ValueError where even one use does not fit.
         """
         message = msgspec.msgpack.encode(
             _Reading(self.partition, self.clock, self.names, *(_wire(t) for t in (self.health, self.seen, self.sizes)))
@@ -44,7 +44,7 @@ class Reading:
         if len(message) <= limit:
             yield message
         elif len(self.names) <= 1:
-            raise ValueError("one entity of a reading is larger than a part may be")
+            raise ValueError("one use of a reading is larger than a part may be")
         else:
             half = len(self.names) // 2
             yield from self._of(0, half).parts(limit)
@@ -67,13 +67,13 @@ class Reading:
             raise msgspec.ValidationError(f"a reading of partition {wire.partition} at {wire.clock} cannot be")
         for table in tables:
             if len(table) and not (table.min() >= 0 and table.max() < MOST and table[:, 0].max() < len(wire.names)):
-                raise msgspec.ValidationError("a reading names an entity, a slot or a number that cannot be")
+                raise msgspec.ValidationError("a reading names a use, a slot or a number that cannot be")
         if not all(tenant for tenant, *_ in wire.names):
             raise msgspec.ValidationError("a reading names nobody")
         return Reading(wire.partition, wire.clock, wire.names, *tables)
 
     def _of(self, lo: int, hi: int) -> Reading:
-        """Entities lo..hi-1."""
+        """Uses lo..hi-1."""
         tables = []
         for table in (self.health, self.seen, self.sizes):
             first, end = np.searchsorted(table[:, 0], (lo, hi))

@@ -29,12 +29,16 @@ TIDY = 4_096
 """Minutes after which at the latest what is older than REACH leaves a row in use: long before TURN takes it for new."""
 
 
+BLOCK = np.array(
+    [min((bits & -bits).bit_length() - 1, BLOCKS - 1) if bits else BLOCKS - 1 for bits in range(1 << BLOCKS - 1)]
+)
+"""By an item's lowest bits: how often they are 0 before the first 1."""
+
+
 @njit(cache=True, inline="always")
 def place_of(item, few):  # type: ignore[no-untyped-def]  # numba infers the types
-    """The place of a 64-bit hash: how often its lowest bits are 0 names the block, its high bits the place there."""
-    block = 0
-    while block < BLOCKS - 1 and not (item >> np.uint64(block)) & np.uint64(1):
-        block += 1
+    """The place of a 64-bit hash: its lowest bits name the block, its high bits the place there."""
+    block = BLOCK[item & np.uint64((1 << BLOCKS - 1) - 1)]
     return block * few + np.int64((item >> np.uint64(32)) * np.uint64(few) >> np.uint64(32))
 
 
@@ -54,25 +58,32 @@ def reach(seen, head, row, minute):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, inline="always")
-def see_at(seen, head, row, place, minute):  # type: ignore[no-untyped-def]
-    """The place was hit in that minute, which the row reaches."""
+def see_at(seen, head, row, place, minute, number):  # type: ignore[no-untyped-def]
+    """The place was hit in that minute, which the row reaches and whose number is `number`."""
     was = np.int64(seen[row, place])
-    if was == 0 or (head[row] - (was - 1)) % TURN > head[row] - minute:
-        seen[row, place] = minute % TURN + 1
+    if was != number and (was == 0 or (head[row] - (was - 1)) % TURN > head[row] - minute):
+        seen[row, place] = number
 
 
 @njit(cache=True)
 def see(seen, head, few, calls, rows, ts, items):  # type: ignore[no-untyped-def]
     """The calls `calls` of `rows` happened at `ts` (Ms); `items` are the hashes of each kind, 0 where unknown."""
     each = BLOCKS * few
+    users, addresses, sessions, fingerprints = items
     for c in range(len(calls)):
         i = calls[c]
-        minute = ts[i] // MINUTE
-        if rows[i] >= 0 and reach(seen, head, rows[i], minute):
-            for kind in range(len(KINDS)):
-                item = items[kind][i]
-                if item:
-                    see_at(seen, head, rows[i], kind * each + place_of(item, few), minute)
+        row = rows[i]
+        minute = ts[i] // 60_000
+        if row >= 0 and reach(seen, head, row, minute):
+            number = minute % TURN + 1
+            if users[i]:
+                see_at(seen, head, row, place_of(users[i], few), minute, number)
+            if addresses[i]:
+                see_at(seen, head, row, each + place_of(addresses[i], few), minute, number)
+            if sessions[i]:
+                see_at(seen, head, row, 2 * each + place_of(sessions[i], few), minute, number)
+            if fingerprints[i]:
+                see_at(seen, head, row, 3 * each + place_of(fingerprints[i], few), minute, number)
 
 
 @njit(cache=True)
@@ -80,7 +91,7 @@ def see_places(seen, head, rows, places, minutes):  # type: ignore[no-untyped-de
     """As `see`, for what another partition's rows were said to hold."""
     for i in range(len(rows)):
         if reach(seen, head, rows[i], minutes[i]):
-            see_at(seen, head, rows[i], places[i], minutes[i])
+            see_at(seen, head, rows[i], places[i], minutes[i], minutes[i] % TURN + 1)
 
 
 @njit(cache=True)

@@ -31,22 +31,53 @@ def place_of(counts, amounts, head, row, span, index):  # type: ignore[no-untype
 
 
 @njit(cache=True)
-def add_sums(counts, amounts, head, first, which, rows, at, sums):  # type: ignore[no-untyped-def]
-    """Add the sums `which` to their rows (below 0: to none), each where `at` (Ms) lies; counts saturate at u32."""
-    split = first + counts.shape[2]
+def add_to_slots(counts, amounts, head, row, five, sums):  # type: ignore[no-untyped-def]
+    """Add sums of the 5 minutes `five` to the row's slot of every span; counts saturate at u32."""
+    split = counts.shape[2]
+    for span, index in enumerate((five, five // 12, five // 288)):
+        place = place_of(counts, amounts, head, row, span, index)
+        if place >= 0:
+            for c in range(split):
+                counts[row, place, c] = min(counts[row, place, c] + sums[c], U32_MAX)
+            for a in range(amounts.shape[2]):
+                amounts[row, place, a] += sums[split + a]
+
+
+@njit(cache=True)
+def add_sums(counts, amounts, head, now, open_now, first, which, rows, at, sums):  # type: ignore[no-untyped-def]
+    """Add the sums `which` to their rows (below 0: to none), each where `at` (Ms) lies.
+
+    What belongs to the newest 5 minutes of a row gathers in `now`, so that most calls are added once; it goes to the slots
+    when the next 5 minutes begin.
+    """
+    width = now.shape[1]
     for w in range(len(which)):
         i = which[w]
-        if rows[i] < 0:
+        row = rows[i]
+        if row < 0:
             continue
-        for span in range(len(SPANS)):
-            place = place_of(counts, amounts, head, rows[i], span, at[i] // SPANS[span])
-            if place >= 0:
-                count = counts[rows[i], place]
-                for c in range(len(count)):
-                    count[c] = min(count[c] + sums[i, first + c], U32_MAX)
-                amount = amounts[rows[i], place]
-                for a in range(len(amount)):
-                    amount[a] += sums[i, split + a]
+        five = at[i] // 300_000
+        if five < open_now[row]:
+            add_to_slots(counts, amounts, head, row, five, sums[i, first:])
+            continue
+        if five > open_now[row]:
+            if open_now[row] >= 0:
+                add_to_slots(counts, amounts, head, row, open_now[row], now[row])
+            open_now[row] = five
+            now[row, :] = 0
+        gathered, more = now[row], sums[i]
+        for m in range(width):
+            gathered[m] += more[first + m]
+
+
+@njit(cache=True)
+def settle(counts, amounts, head, now, open_now, rows):  # type: ignore[no-untyped-def]
+    """Let what has gathered in `now` go to the slots of these rows."""
+    for r in range(len(rows)):
+        row = rows[r]
+        if open_now[row] >= 0:
+            add_to_slots(counts, amounts, head, row, open_now[row], now[row])
+            now[row, :] = 0
 
 
 @njit(cache=True)
@@ -63,7 +94,7 @@ def raise_sums(counts, amounts, head, rows, spans, slots, values):  # type: igno
 
 
 class Health(Columns):
-    """Sums of measures of a call: for a key those of HEALTH (600 bytes a row), `whole` all of them (1.2 KB).
+    """Sums of measures of a call: for a key those of HEALTH (744 bytes a row), `whole` all of them (1.4 KB).
 
     `counts` u32 and `amounts` int64 (rows x 6 places). A window of a span is the slot that `at` lies in and the whole one
     before it.
@@ -72,6 +103,8 @@ class Health(Columns):
     counts: NDArray[np.uint32]
     amounts: I64
     head: I64
+    now: I64
+    open_now: I64
 
     def __init__(self, whole: bool = False, capacity: int = 64) -> None:
         self.first = 0 if whole else FIRST_HEALTH
@@ -81,15 +114,19 @@ class Health(Columns):
             "counts": Column(np.uint32, (PLACES, happened)),
             "amounts": Column(np.int64, (PLACES, self.width - happened)),
             "head": Column(np.int64, (len(SPANS),), NEVER),
+            "now": Column(np.int64, (self.width,)),
+            "open_now": Column(np.int64, (), NEVER),
         }
         super().__init__(columns, capacity)
 
     def add(self, which: I64, rows: I32 | I64, at: I64, sums: I64) -> None:
         """Add the sums `which` (places in the columns; sums x MEASURES) to `rows` (below 0: to none), at `at` (Ms)."""
-        add_sums(self.counts, self.amounts, self.head, self.first, which, rows, at, sums)
+        slots = (self.counts, self.amounts, self.head, self.now, self.open_now)
+        add_sums(*slots, self.first, which, rows, at, sums)
 
     def window(self, rows: I32 | I64, span: Ms, at: Ms) -> I64:
         """The measures over a span of SPANS, as of `at`: rows x measures."""
+        self._settle(rows)
         s = SPANS.index(span)
         found = np.zeros((len(rows), self.width), np.int64)
         split = self.counts.shape[2]
@@ -102,6 +139,7 @@ class Health(Columns):
 
     def standing(self, rows: I64) -> tuple[I64, ...]:
         """All slots of `rows` that hold anything: the place in `rows`, span, absolute slot, and then every measure."""
+        self._settle(rows)
         held = np.concatenate([self.counts[rows], self.amounts[rows]], axis=2)
         row, place = np.nonzero(held.any(axis=2))
         newest = self.head[rows[row], place // 2]
@@ -110,3 +148,6 @@ class Health(Columns):
     def unite(self, rows: I64, spans: I64, slots: I64, values: I64) -> None:
         """Take in what `standing` said of other rows."""
         raise_sums(self.counts, self.amounts, self.head, rows, spans, slots, values)
+
+    def _settle(self, rows: I32 | I64) -> None:
+        settle(self.counts, self.amounts, self.head, self.now, self.open_now, rows)

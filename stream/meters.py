@@ -6,16 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.base import Names
-from schemas.batch import I32, I64, UNNAMED, Batch, Ms
+from schemas.batch import I32, I64, Batch, Ms
 from schemas.reading import Reading
 from schemas.snapshot import Snapshot, joined, part
 from stream.columns import Column, Columns
 from stream.distinct import MANY, REACH, Distinct
 from stream.health import Health
 from stream.measures import USD
-from stream.pairs import Pairs
 from stream.sessions import Sessions
 from stream.sketches import Sketches
+from stream.uses import Uses
 from stream.windows import MINUTE
 
 
@@ -48,8 +48,7 @@ class Group:
         self.health.add(calls, rows, ts, sums)
         self.seen.add(calls, rows, ts, (batch.user, batch.address, batch.session, batch.fingerprint))
         self.sizes.add(calls, rows, ts, tokens, np.ascontiguousarray(sums[:, USD]))
-        named = rows[calls]
-        self._marks.marked[named[named >= 0]] = True
+        self._marks.marked[rows[calls]] = True
 
     def take_marked(self) -> I64:
         """The rows that had a call since they were last taken."""
@@ -57,12 +56,9 @@ class Group:
         self._marks.marked[rows] = False
         return rows
 
-    def standing(self, rows: I64, first: int) -> tuple[I64, I64, I64]:
-        """The three tables of a Reading: what these rows stand at, the first of them being entity `first`."""
-        health, seen, sizes = (
-            np.column_stack([places + first, *columns])
-            for places, *columns in (self.health.standing(rows), self.seen.standing(rows), self.sizes.standing(rows))
-        )
+    def standing(self, rows: I64) -> tuple[I64, I64, I64]:
+        """The three tables of a Reading: what these rows stand at."""
+        health, seen, sizes = (np.column_stack(meter.standing(rows)) for meter in (self.health, self.seen, self.sizes))
         return health, seen, sizes
 
     def unite(self, reading: Reading, rows: I64) -> None:
@@ -100,66 +96,49 @@ class Group:
 
 
 class Meters:
-    """Of keys: how their calls went and who was behind them. Of tenants, their features and their models: all of Group.
+    """Of keys: how their calls went and who was behind them. Of uses (tenant, feature, model): all of Group. And sessions.
 
-    They are folded call by call; neither the order of calls nor how late they are changes them, as far as they reach.
+    They are folded call by call; neither the order of calls nor how late they are changes them, as far as they reach. What a
+    tenant, a feature or a model stands at, is the sum or the union of its uses.
     """
 
     def __init__(self) -> None:
         self.key_health = Health()
         self.key_seen = Distinct()
-        self.tenants = Group()
-        self.features = Group()
-        self.models = Group()
-        self.of_features = Pairs()
-        self.of_models = Pairs()
+        self.uses = Uses()
+        self.of_uses = Group()
         self.sessions = Sessions()
 
-    def grow(self, keys: int, tenants: int) -> None:
-        """Make room for so many keys and tenants."""
+    def grow(self, keys: int) -> None:
+        """Make room for so many keys."""
         self.key_health.grow(keys)
         self.key_seen.grow(keys)
-        self.tenants.grow(tenants)
 
     def add(self, batch: Batch, clock: I64, sums: I64, calls: I64) -> int:
         """The calls `calls` (places in the batch), sums x OF_A_CALL; one that is ahead of its clock is counted at the clock.
 
-        Returns how many have a feature or a model too many.
+        Returns how many are of a use too many.
         """
         ts = np.minimum(batch.ts, clock)
         self.key_health.add(calls, batch.key, ts, sums)
         self.key_seen.add(calls, batch.key, ts, (batch.user, batch.address, batch.session, batch.fingerprint))
         self.sessions.add(calls, batch.session, batch.key, ts, sums)
-        self.tenants.add(batch, calls, batch.tenant, ts, sums)
-        homeless = 0
-        feature = np.where(batch.feature == UNNAMED, -1, batch.feature)
-        for group, pairs, named in ((self.features, self.of_features, feature), (self.models, self.of_models, batch.model)):
-            rows, unmetered = pairs.rows(calls, batch.tenant, named)
-            group.grow(len(pairs))
-            group.add(batch, calls, rows, ts, sums)
-            homeless += unmetered
-        return homeless
+        rows, unmetered = self.uses.rows(calls, batch.tenant, batch.feature, batch.model)
+        self.of_uses.grow(len(self.uses))
+        self.of_uses.add(batch, calls, rows, ts, sums)
+        return unmetered
 
     def reading(self, partition: int, clock: Ms, tenants: Names, features: Names, models: Names) -> Reading | None:
-        """What the meters of all stand at that had a call since the last reading; None where nobody had."""
-        taken = [(group, group.take_marked()) for group in (self.tenants, self.features, self.models)]
-        own, of_features, of_models = (rows for _, rows in taken)
-        names = [(tenants[t][0], "", "", "") for t in own.tolist()]
-        names += [(tenants[t][0], features[f][0], "", "") for t, f in self.of_features.of(of_features)]
-        names += [(tenants[t][0], "", models[m][0], models[m][1]) for t, m in self.of_models.of(of_models)]
-        if not names:
+        """What all uses stand at that had a call since the last reading; None where none had."""
+        rows = self.of_uses.take_marked()
+        if not len(rows):
             return None
-        first = np.cumsum([0, *(len(rows) for _, rows in taken)])
-        tables = zip(*(group.standing(rows, int(at)) for (group, rows), at in zip(taken, first, strict=False)), strict=True)
-        return Reading(partition, clock, tuple(names), *(np.concatenate(table) for table in tables))
+        names = tuple((tenants[t][0], features[f][0], models[m][0], models[m][1]) for t, f, m in self.uses.of(rows))
+        return Reading(partition, clock, names, *self.of_uses.standing(rows))
 
     def tidy(self, now: Ms) -> None:
-        """Features and models that nobody used for longer than their meters reach leave."""
-        for group, pairs in ((self.features, self.of_features), (self.models, self.of_models)):
-            idle = group.idle(now)
-            if idle.any():
-                group.keep(~idle)
-                pairs.keep(~idle)
+        """Uses whose meters are all empty leave."""
+        self._keep(~self.of_uses.idle(now))
 
     def forget_keys(self, rows: I64) -> None:
         """These rows begin anew, as another key's."""
@@ -168,21 +147,21 @@ class Meters:
         self.sessions.forget(rows)
 
     def forget_tenants(self, rows: I64) -> None:
-        """These rows begin anew, as another tenant's."""
-        self.tenants.forget(rows)
-        for group, pairs in ((self.features, self.of_features), (self.models, self.of_models)):
-            left = ~np.isin(pairs.firsts, rows)
-            group.keep(left)
-            pairs.keep(left)
+        """These rows of tenants are another's from now on."""
+        self._keep(~np.isin(self.uses.tenants, rows))
 
     def snapshot(self) -> Snapshot:
         return joined(**{name: meter.snapshot() for name, meter in vars(self).items()})
 
-    def restore(self, snapshot: Snapshot, keys: int, tenants: int) -> None:
-        """Of so many keys and tenants; what the checkpoint does not know begins empty. Raises BadCheckpoint."""
-        for name, plain in (("of_features", self.of_features), ("of_models", self.of_models), ("sessions", self.sessions)):
-            plain.restore(part(snapshot, name))
-        rows = {"key_health": keys, "key_seen": keys, "tenants": tenants}
-        rows |= {"features": len(self.of_features), "models": len(self.of_models)}
-        for name, count in rows.items():
-            getattr(self, name).restore(part(snapshot, name), count)
+    def restore(self, snapshot: Snapshot, keys: int) -> None:
+        """Of so many keys; what the checkpoint does not know begins empty. Raises BadCheckpoint."""
+        self.uses.restore(part(snapshot, "uses"))
+        self.sessions.restore(part(snapshot, "sessions"))
+        self.of_uses.restore(part(snapshot, "of_uses"), len(self.uses))
+        self.key_health.restore(part(snapshot, "key_health"), keys)
+        self.key_seen.restore(part(snapshot, "key_seen"), keys)
+
+    def _keep(self, uses: NDArray[np.bool_]) -> None:
+        if not uses.all():
+            self.uses.keep(uses)
+            self.of_uses.keep(uses)

@@ -39,8 +39,8 @@ from stream.windows import (
 
 DEAREST = 100
 COUNTERS = ("calls", "unique", "duplicate", "late", "skewed", "other", "unmetered", "usd", "guessed_usd")
-"""Totals of a partition; `other` are calls whose feature or operation is counted as "other", `unmetered` those whose
-tenant has more features or models than there are meters for."""
+"""Totals of a partition; `other` are calls whose feature or operation is counted as "other", `unmetered` those of
+a use (tenant, feature, model) that found no room among the meters of uses."""
 
 
 class Prices(Protocol):
@@ -228,7 +228,7 @@ class Pipeline:
         self._graces.restore(part(snapshot, "grace"))
         self._graces.grow(self._tenants.rows)
         self._cells.restore(part(snapshot, "usage"))
-        self.meters.restore(part(snapshot, "meters"), self._keys.rows, self._tenants.rows)
+        self.meters.restore(part(snapshot, "meters"), self._keys.rows)
         self._seen.restore(part(snapshot, "seen"))
         for detector in self._detectors:
             detector.restore(part(snapshot, detector.name))
@@ -243,7 +243,7 @@ class Pipeline:
         self._keys.grow(keys)
         self._tenants.grow(tenants)
         self._graces.grow(tenants)
-        self.meters.grow(keys, tenants)
+        self.meters.grow(keys)
         self._open.grow(keys, len(batch))
         if keys > len(self._tenant_of):
             self._tenant_of = np.resize(self._tenant_of, max(keys, 2 * len(self._tenant_of)))

@@ -62,17 +62,18 @@ def add_calls(counts, head, calls, rows, ts, tokens, usd):  # type: ignore[no-un
     """Count the calls `calls` (places in the columns) of `rows`, below 0: of none."""
     for c in range(len(calls)):
         i = calls[c]
-        if rows[i] < 0:
+        row = rows[i]
+        if row < 0:
             continue
         of_tokens = bucket_of(tokens[i], FIRST[0])
         of_usd = bucket_of(usd[i], FIRST[1])
-        for span in range(len(SPANS)):
-            index = ts[i] // SPANS[span]
-            if begin(counts, head, rows[i], span, index):
+        hour = ts[i] // 3_600_000
+        for span, index in enumerate((hour, hour // 24)):
+            if begin(counts, head, row, span, index):
                 place = 2 * span + index % 2
-                counts[rows[i], place, of_tokens] = min(counts[rows[i], place, of_tokens] + 1, U32_MAX)
+                counts[row, place, of_tokens] = min(counts[row, place, of_tokens] + 1, U32_MAX)
                 place += 2 * len(SPANS)
-                counts[rows[i], place, of_usd] = min(counts[rows[i], place, of_usd] + 1, U32_MAX)
+                counts[row, place, of_usd] = min(counts[row, place, of_usd] + 1, U32_MAX)
 
 
 @njit(cache=True)
