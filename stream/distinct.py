@@ -25,6 +25,7 @@ FEW, MANY = 6, 48
 TURN = 65_535
 """A place holds its minute modulo TURN, plus one; 0 is never."""
 REACH = DAY // MINUTE
+AT_ONCE = 64
 TIDY = 4_096
 """Minutes after which at the latest what is older than REACH leaves a row in use: long before TURN takes it for new."""
 
@@ -67,23 +68,32 @@ def see_at(seen, head, row, place, minute, number):  # type: ignore[no-untyped-d
 
 @njit(cache=True)
 def see(seen, head, few, calls, rows, ts, items):  # type: ignore[no-untyped-def]
-    """The calls `calls` of `rows` happened at `ts` (Ms); `items` are the hashes of each kind, 0 where unknown."""
+    """The calls `calls` of `rows` happened at `ts` (Ms); `items` are the hashes of each kind, 0 where unknown.
+
+    The places of AT_ONCE calls are looked at before the first is written, so that they come from memory together.
+    """
     each = BLOCKS * few
-    users, addresses, sessions, fingerprints = items
-    for c in range(len(calls)):
-        i = calls[c]
-        row = rows[i]
-        minute = ts[i] // 60_000
-        if row >= 0 and reach(seen, head, row, minute):
-            number = minute % TURN + 1
-            if users[i]:
-                see_at(seen, head, row, place_of(users[i], few), minute, number)
-            if addresses[i]:
-                see_at(seen, head, row, each + place_of(addresses[i], few), minute, number)
-            if sessions[i]:
-                see_at(seen, head, row, 2 * each + place_of(sessions[i], few), minute, number)
-            if fingerprints[i]:
-                see_at(seen, head, row, 3 * each + place_of(fingerprints[i], few), minute, number)
+    places = np.empty((AT_ONCE, len(KINDS)), np.int64)
+    looked = np.int64(0)
+    for lo in range(0, len(calls), AT_ONCE):
+        n = min(AT_ONCE, len(calls) - lo)
+        for kind in range(len(KINDS)):
+            item = items[kind]
+            for j in range(n):
+                i = calls[lo + j]
+                place = kind * each + place_of(item[i], few) if item[i] else -1
+                places[j, kind] = place
+                looked += seen[max(rows[i], 0), max(place, 0)]
+        for j in range(n):
+            i = calls[lo + j]
+            row = rows[i]
+            minute = ts[i] // 60_000
+            if row >= 0 and reach(seen, head, row, minute):
+                number = minute % TURN + 1
+                for kind in range(len(KINDS)):
+                    if places[j, kind] >= 0:
+                        see_at(seen, head, row, places[j, kind], minute, number)
+    return looked
 
 
 @njit(cache=True)
