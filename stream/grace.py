@@ -114,7 +114,7 @@ class Graces:
     def closing(self, tenants: I32, slot: int) -> tuple[I64, I64]:
         """The slice of each tenant that closes together with the partition's `slot`, and the tenants' floors: a tenant
         waits where its floor is above that slice."""
-        return slot - self.tenants["grace"][tenants], self.tenants["floor"][tenants]
+        return np.int64(slot) - self.tenants["grace"][tenants], self.tenants["floor"][tenants]
 
     def snapshot(self, tenants: int) -> Snapshot:
         return {"tenants": self.tenants[:tenants]}
