@@ -33,8 +33,9 @@ import numpy as np
 from detectors.base import PaneDetector
 from schemas.batch import NANO, SLICE, Ms, Nano
 from stream.assembly import pane_detectors
+from stream.measures import USD
 from stream.pipeline import pane_of
-from stream.windows import MEASURES, NEVER, USD, Meter
+from stream.windows import MEASURES, NEVER, Meter
 
 UNIT: Nano = NANO // 1000
 MOST = 2e9

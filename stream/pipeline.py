@@ -11,17 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.base import Names, PaneDetector
-from schemas.batch import ABSENT, I32, I64, SLICE, Batch, Ms, Pane
+from schemas.batch import I32, I64, SLICE, Batch, Ms, Pane
 from schemas.pulse import Pulse, Slots
+from schemas.reading import Reading
 from schemas.rollup import Rollup, used
 from schemas.signals import Signal
 from schemas.snapshot import Snapshot, array, joined, number, of_numbers, part
 from stream.cells import OF_MEASURES, WHAT, WHEN, WHO, Cells
 from stream.dedupe import SeenIds
 from stream.grace import GRACE, Graces
+from stream.measures import GUESSED, USD, measures
+from stream.meters import Meters
 from stream.windows import (
-    FIRST_COUNT,
-    GUESSED,
     HOUR,
     LATE,
     LATE_GUESSED,
@@ -29,7 +30,6 @@ from stream.windows import (
     MEASURES,
     MINUTE,
     NEVER,
-    USD,
     Meter,
     OpenPanes,
     changed_slots,
@@ -37,8 +37,9 @@ from stream.windows import (
 )
 
 DEAREST = 100
-COUNTERS = ("calls", "unique", "duplicate", "late", "skewed", "other", "usd", "guessed_usd")
-"""Totals of a partition; `other` are calls whose feature or operation is counted as "other"."""
+COUNTERS = ("calls", "unique", "duplicate", "late", "skewed", "other", "unmetered", "usd", "guessed_usd")
+"""Totals of a partition; `other` are calls whose feature or operation is counted as "other", `unmetered` those whose
+tenant has more features or models than there are meters for."""
 
 
 class Prices(Protocol):
@@ -73,11 +74,12 @@ class Named(Protocol):
 
 @dataclass(slots=True)
 class Output:
-    """What came of a step, in order. It does not matter when `usage` is said: it is absolute."""
+    """What came of a step, in order. It does not matter when `usage` and `readings` are said: they are absolute."""
 
     signals: list[Signal] = field(default_factory=list)
     pulses: list[Pulse] = field(default_factory=list)
     usage: list[Rollup] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
     _ends: list[int] = field(default_factory=list)
 
     def close(self, pulse: Pulse) -> None:
@@ -126,6 +128,7 @@ class Pipeline:
         self._open = OpenPanes()
         self._graces = Graces()
         self._cells = Cells()
+        self.meters = Meters()
         self._tenant_of: I32 = np.zeros(64, np.int32)
         self._late: list[I64] = []
         self._clock: Ms = NEVER
@@ -147,7 +150,7 @@ class Pipeline:
         clock = np.maximum(np.maximum.accumulate(batch.clock), self._clock)
         cost, guessed = self._prices.cost(batch, self._names.models.names)
         self._grow(batch)
-        sums = _sums(batch, cost, guessed)
+        sums = measures(batch, cost, guessed)
         edges = (clock - GRACE) // SLICE
         starts = np.concatenate([[0], np.flatnonzero(np.diff(edges)) + 1, [len(batch)]])
         for lo, hi in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
@@ -206,6 +209,7 @@ class Pipeline:
                 open=self._open.snapshot(),
                 grace=self._graces.snapshot(self._tenants.rows),
                 usage=self._cells.snapshot(),
+                meters=self.meters.snapshot(),
                 seen=self._seen.snapshot(),
                 counters=of_numbers(**self.counters),
                 **{detector.name: detector.snapshot() for detector in self._detectors},
@@ -223,6 +227,7 @@ class Pipeline:
         self._graces.restore(part(snapshot, "grace"))
         self._graces.grow(self._tenants.rows)
         self._cells.restore(part(snapshot, "usage"))
+        self.meters.restore(part(snapshot, "meters"), self._keys.rows, self._tenants.rows)
         self._seen.restore(part(snapshot, "seen"))
         for detector in self._detectors:
             detector.restore(part(snapshot, detector.name))
@@ -237,6 +242,7 @@ class Pipeline:
         self._keys.grow(keys)
         self._tenants.grow(tenants)
         self._graces.grow(tenants)
+        self.meters.grow(keys, tenants)
         self._open.grow(keys, len(batch))
         if keys > len(self._tenant_of):
             self._tenant_of = np.resize(self._tenant_of, max(keys, 2 * len(self._tenant_of)))
@@ -244,19 +250,19 @@ class Pipeline:
 
     def _fold(self, batch: Batch, clock: I64, sums: I64, fresh: NDArray[np.bool_], lo: int, hi: int) -> None:
         keep = lo + np.flatnonzero(fresh[lo:hi])
+        kept = slice(lo, hi) if len(keep) == hi - lo else keep
         self.counters["calls"] += hi - lo
         self.counters["duplicate"] += hi - lo - len(keep)
         if not len(keep):
             return
         late = np.empty((len(keep), 3), np.int64)
-        kept = sums[keep]
         graces = self._graces
         self._open.used, behind, skewed, graces.news = fold_rows(
-            batch.ts[keep],
-            clock[keep],
-            batch.key[keep],
-            batch.tenant[keep],
-            kept,
+            batch.ts[kept],
+            clock[kept],
+            batch.key[kept],
+            batch.tenant[kept],
+            sums[kept],
             self._edge,
             (graces.tenants, graces.heard, graces.news),
             self._open.arena,
@@ -274,8 +280,9 @@ class Pipeline:
         self.counters["late"] += behind
         self.counters["skewed"] += skewed
         self.counters["other"] += self._cells.fold(batch, clock, sums, keep, self._edge * SLICE // HOUR)
-        self.counters["usd"] += int(kept[:, USD].sum())
-        self.counters["guessed_usd"] += int(kept[:, GUESSED].sum())
+        self.counters["usd"] += int(sums[kept, USD].sum())
+        self.counters["guessed_usd"] += int(sums[kept, GUESSED].sum())
+        self.counters["unmetered"] += self.meters.add(batch, clock, sums, keep)
 
     def _pass_to(self, edge: int, output: Output) -> None:
         """Close every slice before `edge`, and say what was used where a minute ends on the way."""
@@ -283,8 +290,17 @@ class Pipeline:
         self._close_before(edge, output)
         if before != NEVER and edge * SLICE // MINUTE > before * SLICE // MINUTE:
             said = self._cells.take(edge * SLICE // HOUR)
+            minute = edge * SLICE // MINUTE * MINUTE
             if len(said):
-                output.usage.append(self._rollup(said, edge * SLICE // MINUTE * MINUTE))
+                output.usage.append(self._rollup(said, minute))
+            names = self._names
+            reading = self.meters.reading(
+                self._partition, minute, names.tenants.names, names.features.names, names.models.names
+            )
+            if reading is not None:
+                output.readings.append(reading)
+            if minute // HOUR > before * SLICE // HOUR:
+                self.meters.tidy(minute)
 
     def _rollup(self, cells: I64, clock: Ms) -> Rollup:
         keys, key = used(self._names.keys.names, cells[:, WHO] >> 32)
@@ -405,28 +421,6 @@ def pane_of(meter: Meter, slots: I64, keys: I32, tenants: I32, sums: I64) -> Pan
         recent=recent,
         onset=lambda i, window, rate: meter.onset(int(keys[i]), int(slots[i]), window, rate),
     )
-
-
-def _sums(batch: Batch, cost: I64, guessed: NDArray[np.bool_]) -> I64:
-    """What each call adds to its slot: rows x MEASURES."""
-    sums = np.zeros((len(batch), MEASURES), np.int64)
-    known = {
-        c: np.where(getattr(batch, c) == ABSENT, 0, getattr(batch, c))
-        for c in ("cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
-    }
-    sums[:, USD] = cost
-    sums[:, GUESSED] = np.where(guessed, cost, 0)
-    columns: tuple[I64 | I32, ...] = (
-        np.ones(len(batch), np.int64),
-        batch.input_tokens - known["cached_input_tokens"] - known["cache_write_tokens"],
-        known["cached_input_tokens"],
-        known["cache_write_tokens"],
-        batch.output_tokens,
-        known["reasoning_tokens"],
-    )
-    for c, column in enumerate(columns, FIRST_COUNT):
-        sums[:, c] = column
-    return sums
 
 
 def _slots(meter: Meter, names: Names, touched: I64, grace: Callable[[I64], I64]) -> Slots:

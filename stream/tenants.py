@@ -9,6 +9,7 @@ import numpy as np
 from schemas.batch import SLICE, Ms
 from schemas.pulse import Pulse
 from schemas.snapshot import BadCheckpoint, Snapshot, array, joined, number, of_numbers, of_texts, part, texts
+from stream.readings import Readings
 from stream.windows import Meter, raise_slots
 
 
@@ -67,6 +68,7 @@ class TenantMeters:
         self._rows: dict[tuple[int, str], int] = {}
         self._clock: Ms = 0
         self._behind = Behind()
+        self.readings = Readings()
 
     def fold(self, pulse: Pulse) -> None:
         """Raise every slot that the pulse names; slots that the rings no longer reach are dropped."""
@@ -85,7 +87,8 @@ class TenantMeters:
             "partition": np.array([partition for partition, _ in self._rows], np.int32),
             "tenant": of_texts(tenant for _, tenant in self._rows),
         }
-        return rows | of_numbers(clock=self._clock) | joined(meter=self._meter.snapshot(), behind=self._behind.snapshot())
+        parts = joined(meter=self._meter.snapshot(), behind=self._behind.snapshot(), readings=self.readings.snapshot())
+        return rows | of_numbers(clock=self._clock) | parts
 
     def restore(self, snapshot: Snapshot) -> None:
         """Raises BadCheckpoint."""
@@ -96,6 +99,7 @@ class TenantMeters:
         self._rows = {name: row for row, name in enumerate(zip(partitions, tenants, strict=True))}
         self._clock = number(snapshot, "clock")
         self._behind.restore(part(snapshot, "behind"))
+        self.readings.restore(part(snapshot, "readings"))
 
     def behind(self, partition: int) -> Mapping[str, Ms]:
         """The tenants of a partition that are behind its clock, or once were, and how far."""

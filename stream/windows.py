@@ -8,18 +8,20 @@ from numba import njit
 from schemas.batch import I32, I64, RECENT, SLICE, WINDOWS, Ms
 from schemas.snapshot import BadCheckpoint, Snapshot, alike, array
 from stream.grace import ERA, MOST, Graces, note_call, own_edge
+from stream.measures import COUNTS, FIRST_COUNT, GUESSED, OF_A_SLICE, USD
 
 MINUTE: Ms = 60_000
 HOUR: Ms = 3_600_000
+DAY: Ms = 86_400_000
 SPANS = np.array([SLICE, MINUTE, HOUR])
 LENGTHS = np.array([12, 60, 24])
 BASES = np.array([0, 12, 72])
 SLOTS = int(LENGTHS.sum())
-COUNTS = ("calls", "fresh", "cached", "cache_write", "output", "reasoning")
-"""What a slot counts beside its nano-dollars."""
-USD, GUESSED, LATE, LATE_USD, LATE_GUESSED, FIRST_COUNT = range(6)
-MEASURES = FIRST_COUNT + len(COUNTS)
-"""What an open pane sums per key; calls that came after their own slice had closed only count as LATE."""
+LATE, LATE_USD, LATE_GUESSED = range(OF_A_SLICE, OF_A_SLICE + 3)
+MEASURES = OF_A_SLICE + 3
+"""What an open pane sums per key: OF_A_SLICE; calls that came after their own slice had closed only count as LATE."""
+BEFORE = [*range(2), *range(5, 11), *range(2, 5)]
+"""Where in the arena of checkpoints before 2026-11-24 each of these stood."""
 NEVER = -(2**60)
 U32_MAX = 2**32 - 1
 AHEAD: Ms = 60_000
@@ -177,7 +179,7 @@ def fold_rows(ts, clock, key, tenant, sums, edge, graces, arena, keys, slots, us
             arena[place, LATE_USD] += sums[i, USD]
             arena[place, LATE_GUESSED] += sums[i, GUESSED]
         else:
-            for m in range(MEASURES):
+            for m in range(OF_A_SLICE):
                 arena[place, m] += sums[i, m]
     return used, behind, skewed, news
 
@@ -323,14 +325,16 @@ class OpenPanes:
             self.arena, self.keys, self.slots = (enlarged(a, rows, 0) for a in (self.arena, self.keys, self.slots))
 
     def snapshot(self) -> Snapshot:
-        return {"arena": self.arena[: self.used], "keys": self.keys[: self.used], "slots": self.slots[: self.used]}
+        return {"sums": self.arena[: self.used], "keys": self.keys[: self.used], "slots": self.slots[: self.used]}
 
     def restore(self, snapshot: Snapshot) -> None:
         """Raises BadCheckpoint."""
-        self.arena = array(snapshot, "arena", np.int64, MEASURES)
+        if "arena" in snapshot:
+            snapshot = snapshot | {"sums": array(snapshot, "arena", np.int64, MEASURES)[:, BEFORE]}
+        self.arena = array(snapshot, "sums", np.int64, MEASURES)
         self.keys = array(snapshot, "keys", np.int32)
         self.slots = array(snapshot, "slots", np.int64)
-        alike(snapshot, "arena", "keys", "slots")
+        alike(snapshot, "sums", "keys", "slots")
         if (self.keys < 0).any():
             raise BadCheckpoint("an open pane has a key below 0")
         self.used = len(self.keys)
