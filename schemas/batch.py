@@ -118,7 +118,8 @@ RECENT: tuple[Ms, ...] = (5_000, 25_000, 60_000, 300_000, 1_800_000)
 class Pane:
     """What one closed slice of time means for every key that spent in it or is being watched; row i is one key.
 
-    `key` and `tenant` are vocabulary rows; `start` is where each row's slice began (Ms); money is in nano-dollars.
+    `key` and `tenant` are vocabulary rows; `start` is where each row's slice began (Ms), the same for all keys of a tenant
+    and earlier for one whose calls come late; money is in nano-dollars.
     `cost` is what became known in this slice: what was spent in it, and what `late` calls, which came after their own
     slice had closed, spent before. `guessed` is the part of it whose model has no known price.
     `windows[i, w]` is what the key spent over WINDOWS[w] ending with this slice, `recent[i, w]` over RECENT[w], of which

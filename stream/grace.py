@@ -20,7 +20,7 @@ ERA = 24
 """Slices after which a call counts half: two minutes, four flushes of the slowest exporter."""
 RULE = f"grace {GRACE} {MOST} {COVERED} {LOWERED} {EVIDENCE} {ERA}"
 TENANT = np.dtype(
-    [("calls", np.int64, MOST + 1), ("era", np.int64), ("floor", np.int64), ("grace", np.int64), ("heard", np.int64)]
+    [("floor", np.int64), ("era", np.int32), ("grace", np.int32), ("heard", np.int32), ("calls", np.int32, MOST + 1)]
 )
 """`calls[n]` are the recent calls that would have been on time with a grace of n slices and no less, as of `era`;
 `floor` is the slice before which nothing of the tenant closes again, whatever its grace; `heard` is 1 where calls came
@@ -34,16 +34,14 @@ def own_edge(tenant, edge):  # type: ignore[no-untyped-def]  # numba infers the 
 
 
 @njit(cache=True)
-def note_call(tenants, row, slot, edge, heard, news):  # type: ignore[no-untyped-def]
-    """Note by how many slices a call of `slot` missed `edge`; one that no grace would cover says nothing.
+def note_call(tenants, row, missed, era, heard, news):  # type: ignore[no-untyped-def]
+    """Note by how many slices a call missed the partition's edge; one that no grace would cover says nothing.
 
     `heard` lists the tenants whose grace is to be looked at, `news` is how many they are; returns that.
     """
-    missed = max(edge - slot, 0)
     if missed > MOST:
         return news
     tenant = tenants[row]
-    era = edge // ERA
     if tenant.era != era:
         halvings = min(era - tenant.era, 62)
         for n in range(MOST + 1):
@@ -116,7 +114,7 @@ class Graces:
     def closing(self, tenants: I32, slot: int) -> tuple[I64, I64]:
         """The slice of each tenant that closes together with the partition's `slot`, and the tenants' floors: a tenant
         waits where its floor is above that slice."""
-        return slot - self.tenants["grace"][tenants], self.tenants["floor"][tenants]
+        return np.int64(slot) - self.tenants["grace"][tenants], self.tenants["floor"][tenants]
 
     def snapshot(self, tenants: int) -> Snapshot:
         return {"tenants": self.tenants[:tenants]}

@@ -30,7 +30,6 @@ from stream.windows import (
     MEASURES,
     MINUTE,
     NEVER,
-    OPEN_SLOTS,
     Meter,
     OpenPanes,
     changed_slots,
@@ -332,13 +331,14 @@ class Pipeline:
     def _close(self, slot: int, lowered: I64, output: Output) -> None:
         """Close the partition's `slot`: one slice of every tenant that does not wait, and a second of those to be lowered."""
         watched = self._watched()
-        closed = [self._judge(slot, watched, output)]
+        keys, slots, sums = self._judge(slot, watched, output)
         burning = self._burning()
         if len(lowered):
             self._graces.lower(lowered)
-            closed.append(self._judge(slot, watched[np.isin(self._tenant_of[watched], lowered)], output))
+            second = self._judge(slot, watched[np.isin(self._tenant_of[watched], lowered)], output)
+            keys, slots = np.concatenate([keys, second[0]]), np.concatenate([slots, second[1]])
+            sums = np.concatenate([sums, second[2]])
             burning |= self._burning()
-        keys, slots, sums = (np.concatenate(columns) for columns in zip(*closed, strict=True))
         output.close(self._pulse(slot, keys, slots, sums, burning))
         self._late.clear()
 
@@ -350,10 +350,12 @@ class Pipeline:
         keys, slots, sums = self._open.take(self._tenant_of, self._graces, slot)
         self._keys.add(keys, sums, slots)
         self._tenants.add(self._tenant_of[keys], sums, slots)
-        quiet = watched[~np.isin(watched, keys)].astype(np.int32)
-        closing, floor = self._graces.closing(self._tenant_of[quiet], slot)
-        judged = np.concatenate([keys, quiet[closing >= floor]])
-        starts = np.concatenate([slots, closing[closing >= floor]])
+        judged, starts = keys, slots
+        if len(watched):
+            quiet = watched[~np.isin(watched, keys)].astype(np.int32)
+            closing, floor = self._graces.closing(self._tenant_of[quiet], slot)
+            judged = np.concatenate([keys, quiet[closing >= floor]])
+            starts = np.concatenate([slots, closing[closing >= floor]])
         pane = pane_of(self._keys, starts, judged, self._tenant_of[judged], sums)
         for detector in self._detectors:
             said = detector.judge(pane, self._names.keys.names)
@@ -374,7 +376,8 @@ class Pipeline:
         shown = np.isin(keys, watched)
         shown[np.argsort(-sums[:, USD], kind="stable")[:DEAREST]] = True
         told = np.concatenate([keys[shown], watched])
-        tenant, behind = np.divmod(np.unique(self._tenant_of[keys] * np.int64(OPEN_SLOTS) + (slot - slots)), OPEN_SLOTS)
+        spent = np.bincount((slot - slots) * self._tenants.rows + self._tenant_of[keys])
+        behind, tenant = np.divmod(np.flatnonzero(spent), self._tenants.rows)
         names = self._names.keys.names
         return Pulse(
             partition=self._partition,

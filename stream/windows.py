@@ -7,7 +7,7 @@ from numba import njit
 
 from schemas.batch import I32, I64, RECENT, SLICE, WINDOWS, Ms
 from schemas.snapshot import BadCheckpoint, Snapshot, alike, array
-from stream.grace import MOST, Graces, note_call, own_edge
+from stream.grace import ERA, MOST, Graces, note_call, own_edge
 from stream.measures import COUNTS, FIRST_COUNT, GUESSED, OF_A_SLICE, USD
 
 MINUTE: Ms = 60_000
@@ -145,6 +145,7 @@ def fold_rows(ts, clock, key, tenant, sums, edge, graces, arena, keys, slots, us
     changed behind its tenant's edge. Returns (rows used, late, skewed, news).
     """
     tenants, heard, news = graces
+    era = edge // ERA
     behind = 0
     skewed = 0
     for i in range(len(ts)):
@@ -153,7 +154,7 @@ def fold_rows(ts, clock, key, tenant, sums, edge, graces, arena, keys, slots, us
             at = clock[i]
             skewed += 1
         slot = at // SLICE
-        news = note_call(tenants, tenant[i], slot, edge, heard, news)
+        news = note_call(tenants, tenant[i], max(edge - slot, 0), era, heard, news)
         own = own_edge(tenants[tenant[i]], edge)
         is_late = slot < own
         if is_late:
@@ -191,14 +192,15 @@ def take_due(arena, keys, slots, used, index, tenant_of, tenants, slot, out_keys
     The last rows fill the gaps.
     """
     taken = 0
+    columns = (slot - np.arange(MOST + 1)) % OPEN_SLOTS
     for key in range(min(len(tenant_of), index.shape[1])):
-        own = slot - tenants[tenant_of[key]].grace
-        place = index[own % OPEN_SLOTS, key]
+        grace = tenants[tenant_of[key]].grace
+        place = index[columns[grace], key]
         if place >= 0:
             out_keys[taken] = key
-            out_slots[taken] = own
+            out_slots[taken] = slot - grace
             out_sums[taken] = arena[place]
-            index[own % OPEN_SLOTS, key] = -1
+            index[columns[grace], key] = -1
             keys[place] = -1
             taken += 1
     gap, last = 0, used - 1
