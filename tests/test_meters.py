@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
-import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +18,7 @@ from schemas.decode import split
 from schemas.prices import PriceEntry
 from schemas.reading import Reading
 from stream.assembly import Assembly
-from stream.distinct import BLOCKS, FEW, KINDS, MANY, Distinct, likeliest, place_of
+from stream.distinct import FEW, KINDS, MANY, Distinct
 from stream.figures import Totals
 from stream.health import SPANS
 from stream.measures import HEALTH
@@ -28,6 +27,7 @@ from stream.readings import WIDTHS, Readings, Whose, inflation
 from stream.sketches import ACCURACY, BUCKETS, FIRST, MAPPING, WHAT, bucket_of
 from stream.windows import DAY, HOUR, MINUTE
 from tests.calls import T0
+from tests.plain import Event, belongs, by_hand, named, totals_of, whose_of
 from tests.test_checkpoint import through_bytes
 
 PRICE = {"provider": "p", "model": "m", "effective_from": 0, "unit": "USD per 1M tokens"}
@@ -35,7 +35,13 @@ PRICES = [
     PriceEntry.model_validate(PRICE | {"model": model, "input": 1.0, "cache_read": 0.25, "output": 4.0})
     for model in ("m", "m-20260101", "other-m")
 ]
-Event = dict[str, Any]
+
+
+def usd_of(event: Event) -> int:
+    """Nano-dollars, by hand."""
+    cached = event.get("cached_input_tokens", 0)
+    tokens = 1000 * (event["input_tokens"] - cached) + 250 * cached + 4000 * event["output_tokens"]
+    return 0 if event.get("response_cache") == "hit" else tokens
 
 
 @dataclass(frozen=True)
@@ -87,26 +93,6 @@ def deliveries(draw: st.DrawFn) -> list[Call]:
     return calls
 
 
-def totals_of(event: Event) -> Counter[str]:
-    """What a call adds, field by field of Totals, by hand."""
-    read, said, cached = event["input_tokens"], event["output_tokens"], event.get("cached_input_tokens", 0)
-    usd = 0 if event.get("response_cache") == "hit" else 1000 * (read - cached) + 250 * cached + 4000 * said
-    status = event.get("status", -1)
-    named = {-1: "untold", 401: "denied", 403: "denied", 429: "rate_limited", 408: "broken", 0: "broken"}
-    outcome = named.get(status, "broken" if status >= 500 else "rejected" if status >= 400 else "ok")
-    asked = event.get("requested_model") or event["model"]
-    found = Counter(usd=usd, calls=1, fresh=read - cached, cached=cached, output=said)
-    found.update({outcome: 1, "fallbacks": int(asked != event["model"] and event["model"] != f"{asked}-20260101")})
-    found.update(failed_usd=usd * (outcome not in ("untold", "ok")), cache_hits=event.get("response_cache") == "hit")
-    again = event.get("attempt", 1) > 1
-    found.update(retries=again, retried_usd=usd * again)
-    if "latency_ms" in event:
-        found.update(timed=1, latency_ms=int(event["latency_ms"] + 0.5), timed_tokens=read + said, timed_output=said)
-    if "cached_input_tokens" in event:
-        found.update(reported_input=read, reported_cached=cached)
-    return found
-
-
 def unique(calls: list[Call]) -> list[Call]:
     return list({(call.partition, call.event["event_id"]): call for call in reversed(calls)}.values())
 
@@ -114,15 +100,6 @@ def unique(calls: list[Call]) -> list[Call]:
 def within(calls: list[Call], span: int, at: int) -> Iterator[Call]:
     """Those in the slot of `at` and in the one before."""
     return (call for call in calls if 0 <= at // span - call.at // span <= 1)
-
-
-def belongs(call: Call, whose: Whose) -> bool:
-    e = call.event
-    return (
-        (whose.tenant in (None, e["tenant"]))
-        and (not whose.feature or whose.feature == e.get("feature"))
-        and (not whose.model[1] or whose.model == (e["provider"], e["model"]))
-    )
 
 
 class Log:
@@ -169,17 +146,17 @@ def played(calls: list[Call], chance: random.Random, shuffled: bool = False) -> 
 def test_what_tenants_features_models_and_the_fleet_come_to_is_the_sum_of_their_calls(calls: list[Call], seed: int) -> None:
     readings, _, end = played(calls, random.Random(seed), shuffled=True)
     known = readings.known()
-    assert {w for c in calls for w in whose_of(c)} == set(known)
+    assert {w for c in calls for w in whose_of(c.event)} == set(known)
     for whose in known:
-        mine = [call for call in unique(calls) if belongs(call, whose)]
+        mine = [call for call in unique(calls) if belongs(call.event, whose)]
         for span in SPANS:
             held = Counter[str]()
             for call in within(mine, span, end):
-                held.update(totals_of(call.event))
+                held.update(totals_of(call.event, usd_of(call.event)))
             assert readings.totals(whose, span, end) == Totals(**{n: held[n] for n in Totals.__slots__}), (whose, span)
         for window in (MINUTE, HOUR, DAY):
             recent = [c for c in mine if 0 <= end // MINUTE - c.at // MINUTE < window // MINUTE]
-            assert named(readings.distinct(whose, window, end)) == pytest.approx(by_hand(recent, MANY))
+            assert named(readings.distinct(whose, window, end)) == pytest.approx(by_hand([c.event for c in recent], MANY))
         for span in SPANS[1:]:
             sizes = sorted(c.event["input_tokens"] + c.event["output_tokens"] for c in within(mine, span, end))
             for q in (0.0, 0.5, 0.99):
@@ -188,36 +165,6 @@ def test_what_tenants_features_models_and_the_fleet_come_to_is_the_sum_of_their_
                     assert found is None
                 else:
                     assert found == pytest.approx(sizes[int(q * (len(sizes) - 1))], rel=ACCURACY + 1e-9)
-
-
-def whose_of(call: Call) -> list[Whose]:
-    e = call.event
-    found = [Whose(None), Whose(e["tenant"]), Whose(e["tenant"], model=(e["provider"], e["model"]))]
-    return found + ([Whose(e["tenant"], e["feature"])] if "feature" in e else [])
-
-
-def by_hand(calls: list[Call], few: int) -> dict[str, float]:
-    """The estimate from the set of items whose hashes the contract gives, without the vector of minutes."""
-    fields: dict[str, Callable[[Event], str | None]] = {
-        "users": lambda e: e.get("user_id") or None,
-        "addresses": lambda e: e.get("client_ip"),
-        "sessions": lambda e: e.get("session_id"),
-    }
-    found = {}
-    for kind, field in fields.items():
-        items = {text for call in calls if (text := field(call.event)) is not None}
-        found[kind] = estimate([xxhash.xxh64_intdigest(item.encode()) for item in items], few)
-    return found
-
-
-def named(counted: dict[str, float]) -> dict[str, float]:
-    """Without the fingerprints, whose hash is the decoder's own."""
-    return {kind: value for kind, value in counted.items() if kind != "fingerprints"}
-
-
-def estimate(hashes: list[int], few: int) -> float:
-    places = {int(place_of(np.uint64(item), few)) for item in hashes}
-    return float(likeliest(np.bincount([place // few for place in places], minlength=BLOCKS), few))
 
 
 @settings(max_examples=60, deadline=None)
@@ -231,15 +178,17 @@ def test_keys_and_sessions_in_the_worker_are_the_sum_of_their_calls(calls: list[
             for span in SPANS:
                 held = Counter[str]()
                 for call in within(mine, span, end):
-                    held.update(totals_of(call.event))
+                    held.update(totals_of(call.event, usd_of(call.event)))
                 assert meters.key_health.window(np.array([row]), span, end)[0].tolist() == [held[name] for name in HEALTH]
             recent = [c for c in mine if 0 <= end // MINUTE - c.at // MINUTE < 60]
             counted = meters.key_seen.count(np.array([row]), HOUR, end)[0]
-            assert named(dict(zip(KINDS, counted.tolist(), strict=True))) == pytest.approx(by_hand(recent, FEW))
+            assert named(dict(zip(KINDS, counted.tolist(), strict=True))) == pytest.approx(
+                by_hand([c.event for c in recent], FEW)
+            )
             sessions = {name: Counter[str]() for c in mine if (name := c.event.get("session_id"))}
             for call in mine:
                 if "session_id" in call.event:
-                    sessions[call.event["session_id"]].update(totals_of(call.event))
+                    sessions[call.event["session_id"]].update(totals_of(call.event, usd_of(call.event)))
             told = sorted(meters.sessions.of(row)[["calls", "retries", "usd"]].tolist())
             assert told == sorted((c["calls"], c["retries"], c["usd"]) for c in sessions.values())
 
