@@ -14,10 +14,11 @@ from detectors.base import Names, PaneDetector
 from schemas.batch import ABSENT, I32, I64, SLICE, Batch, Ms, Pane
 from schemas.pulse import Pulse, Slots
 from schemas.rollup import Rollup, used
-from schemas.signals import Signal
+from schemas.signals import OTHER_KEYS, Signal
 from schemas.snapshot import Snapshot, array, joined, number, of_numbers, part
 from stream.cells import OF_MEASURES, WHAT, WHEN, WHO, Cells
 from stream.dedupe import SeenIds
+from stream.rows import Rows
 from stream.windows import (
     FIRST_COUNT,
     GUESSED,
@@ -38,8 +39,9 @@ from stream.windows import (
 GRACE: Ms = 2_000
 """A pane closes when the clock passes its end by this much."""
 DEAREST = 100
-COUNTERS = ("calls", "unique", "duplicate", "late", "skewed", "other", "usd", "guessed_usd")
-"""Totals of a partition; `other` are calls whose feature or operation is counted as "other"."""
+COUNTERS = ("calls", "unique", "duplicate", "late", "skewed", "other", "other_key", "evicted", "usd", "guessed_usd")
+"""Totals of a partition; `other` are calls whose feature or operation is counted as "other", `other_key` those of new keys
+that are counted under their tenant's key "other", `evicted` the keys that were forgotten (see Rows)."""
 
 
 class Prices(Protocol):
@@ -54,9 +56,9 @@ class Vocabularies(Protocol):
     """What the rows of a batch's columns stand for; the decoder's."""
 
     @property
-    def tenants(self) -> Named: ...
+    def tenants(self) -> Reused: ...
     @property
-    def keys(self) -> Named: ...
+    def keys(self) -> Reused: ...
     @property
     def models(self) -> Named: ...
     @property
@@ -70,6 +72,16 @@ class Named(Protocol):
 
     @property
     def names(self) -> Names: ...
+
+
+class Reused(Named, Protocol):
+    """A vocabulary that may give its `idle` rows to other names once all that it gave rows to is folded."""
+
+    idle: I32
+
+    def row(self, *parts: str) -> int:
+        """The row of a name, a new one if it is new."""
+        ...
 
 
 @dataclass(slots=True)
@@ -104,6 +116,7 @@ class Pipeline:
         detectors: list[PaneDetector],
         *,
         seen: SeenIds,
+        rows: Rows | None = None,
         partition: int = 0,
         config: str = "",
     ) -> None:
@@ -111,6 +124,7 @@ class Pipeline:
         self._names = vocabularies
         self._detectors = detectors
         self._seen = seen
+        self._rows = rows or Rows()
         self._partition = partition
         self._config = config
         self._keys = Meter()
@@ -146,6 +160,7 @@ class Pipeline:
             self._fold(batch, clock, sums, fresh, lo, hi)
             self._covered = int(batch.position[hi - 1])
         self._clock = int(clock[-1])
+        self._hand_back(batch.key[~fresh], batch.tenant[~fresh])
         return output
 
     def advance(self, now: Ms) -> Output:
@@ -195,6 +210,7 @@ class Pipeline:
                 open=self._open.snapshot(),
                 usage=self._cells.snapshot(),
                 seen=self._seen.snapshot(),
+                rows=self._rows.snapshot(self._keys.rows, self._tenants.rows),
                 counters=of_numbers(**self.counters),
                 **{detector.name: detector.snapshot() for detector in self._detectors},
             )
@@ -214,11 +230,13 @@ class Pipeline:
         self._tenant_of = array(snapshot, "tenant_of", np.int32)
         self._late = [array(snapshot, "late", np.int64, 3)]
         self._clock, self._edge, self._covered = (number(snapshot, name) for name in ("clock", "edge", "covered"))
+        self._rows.restore(part(snapshot, "rows"), self._keys.rows, self._tenants.rows, self._clock)
 
     def _grow(self, batch: Batch) -> None:
         keys, tenants = len(self._names.keys.names), len(self._names.tenants.names)
         self._keys.grow(keys)
         self._tenants.grow(tenants)
+        self._rows.grow(keys, tenants)
         self._open.grow(keys, len(batch))
         if keys > len(self._tenant_of):
             self._tenant_of = np.resize(self._tenant_of, max(keys, 2 * len(self._tenant_of)))
@@ -230,6 +248,7 @@ class Pipeline:
         self.counters["duplicate"] += hi - lo - len(keep)
         if not len(keep):
             return
+        batch = self._with_room(batch, clock, keep)
         late = np.empty((len(keep), 3), np.int64)
         kept = sums[keep]
         self._open.used, behind, skewed = fold_rows(
@@ -262,11 +281,63 @@ class Pipeline:
     def _pass_to(self, edge: int, output: Output) -> None:
         """Close every slice before `edge`, and say what was used where a minute ends on the way."""
         before = self._edge
+        self._make_room(edge, output)
         self._close_before(edge, output)
         if before != NEVER and edge * SLICE // MINUTE > before * SLICE // MINUTE:
             said = self._cells.take(edge * SLICE // HOUR)
             if len(said):
                 output.usage.append(self._rollup(said, edge * SLICE // MINUTE * MINUTE))
+
+    def _make_room(self, edge: int, output: Output) -> None:
+        """At the end of every minute up to `edge`, forget who need not be known any more (see Rows)."""
+        if self._edge == NEVER:
+            return
+        minute, last = self._edge * SLICE // MINUTE + 1, edge * SLICE // MINUTE
+        for end in range(minute * MINUTE, (last + 1) * MINUTE, MINUTE):
+            if not self._rows.crowded:
+                break
+            self._close_before(end // SLICE, output)
+            self._forget_keys(end)
+        if minute <= last:
+            self._forget_tenants(last * MINUTE)
+
+    def _forget_keys(self, now: Ms) -> None:
+        """The rows are as if nobody had ever been in them; who comes again before they are handed back is in his own."""
+        watched = np.array([row for d in self._detectors for row in d.watched()], np.int32)
+        rows = self._rows.forget_keys(now, watched)
+        self._keys.forget(rows)
+        for detector in self._detectors:
+            detector.forget(rows)
+        self.counters["evicted"] += len(rows)
+        _leave(self._names.keys, rows)
+
+    def _forget_tenants(self, now: Ms) -> None:
+        rows = self._rows.forget_tenants(now, self._tenant_of)
+        self._tenants.forget(rows)
+        _leave(self._names.tenants, rows)
+
+    def _with_room(self, batch: Batch, clock: I64, calls: NDArray[np.intp]) -> Batch:
+        """The batch in which calls that found no room for their new key are their tenant's other keys'."""
+        beyond = self._rows.hear(batch, clock, calls)
+        if not beyond.any():
+            return batch
+        _leave(self._names.keys, batch.key[calls[beyond]])
+        key = batch.key.copy()
+        for tenant in np.unique(batch.tenant[calls[beyond]]).tolist():
+            mine = calls[beyond & (batch.tenant[calls] == tenant)]
+            key[mine] = self._names.keys.row(self._names.tenants.names[tenant][0], OTHER_KEYS)
+        batch = replace(batch, key=key)
+        self._grow(batch)
+        self._rows.hear_of_others(batch, clock, calls, beyond)
+        self.counters["other_key"] += int(beyond.sum())
+        return batch
+
+    def _hand_back(self, keys: I32, tenants: I32) -> None:
+        """Only rows that stand for nobody are idle: of who was forgotten and did not come again, or was never let in."""
+        _leave(self._names.keys, keys)
+        _leave(self._names.tenants, tenants)
+        of_keys, of_tenants = self._rows.unknown(self._names.keys.idle, self._names.tenants.idle)
+        self._names.keys.idle, self._names.tenants.idle = of_keys, of_tenants
 
     def _rollup(self, cells: I64, clock: Ms) -> Rollup:
         keys, key = used(self._names.keys.names, cells[:, WHO] >> 32)
@@ -321,6 +392,12 @@ class Pipeline:
             ),
             burning=tuple((n[0], n[1]) for n in (self._names.keys.names[b] for b in burning)),
         )
+
+
+def _leave(names: Reused, rows: I32) -> None:
+    """Perhaps nobody needs these rows any more."""
+    if len(rows):
+        names.idle = np.concatenate([names.idle, rows])
 
 
 def pane_of(meter: Meter, slot: int, keys: I32, tenants: I32, sums: I64) -> Pane:

@@ -31,6 +31,8 @@ from stream.responder import Responder, settle_in_shadow
 from stream.settings import KafkaSettings
 from stream.sources import LineReader, read_file
 
+EVERY = 2**31
+"""A backtest forgets no key: its memory is the file's."""
 AT_ONCE = 1_000
 """Words that every policy hears before the next."""
 
@@ -106,12 +108,15 @@ def backtest(
 ) -> Backtest:
     """Play the sources, each a partition of its own, to each policy; refused lines go to `out/quarantine.jsonl`.
 
-    The same input gives the same result. Duplicates are known among the newest MOST_IDS ids of a partition. Raises what
-    the sources raise, and OSError.
+    The same input gives the same result. Duplicates are known among the newest MOST_IDS ids of a partition, and no key is
+    forgotten. Raises what the sources raise, and OSError.
     """
     shadows = [Shadow(policy, directory) for policy in policies]
     with (out / "quarantine.jsonl").open("wb") as refused:
-        parts = [Part(Assembly(prices, partition=n, most=MOST_IDS), source, refused) for n, source in enumerate(sources)]
+        parts = [
+            Part(Assembly(prices, partition=n, most=MOST_IDS, keys=EVERY), source, refused)
+            for n, source in enumerate(sources)
+        ]
         for words in _panes(heapq.merge(*(part.words() for part in parts), key=_at)):
             for shadow in shadows:
                 shadow.hear(words)
