@@ -371,13 +371,14 @@ class Pipeline:
         pane = pane_of(self._keys, slot, judged, self._tenant_of[judged], sums)
         for detector in self._detectors:
             said = detector.judge(pane, self._names.keys.names)
+            said.sort(key=lambda signal: (signal.tenant, signal.key_id))
             output.signals += (replace(signal, partition=self._partition, config=self._config) for signal in said)
         output.pulses.append(self._pulse(slot, keys, sums))
         self._late.clear()
 
     def _pulse(self, slot: int, keys: I32, sums: I64) -> Pulse:
         late = np.concatenate(self._late) if self._late else np.empty((0, 3), np.int64)
-        dearest = keys[np.argsort(-sums[:, USD], kind="stable")[:DEAREST]] if len(keys) > DEAREST else keys
+        dearest = keys[_dearest(sums[:, USD], self._rows.keys["call"][keys])]
         shown = np.array(sorted({*dearest.tolist(), *(int(row) for d in self._detectors for row in d.watched())}), np.int64)
         burning = sorted({int(row) for d in self._detectors for row in d.burning()})
         tenants = np.unique(self._tenant_of[keys]).astype(np.int64)
@@ -392,6 +393,15 @@ class Pipeline:
             ),
             burning=tuple((n[0], n[1]) for n in (self._names.keys.names[b] for b in burning)),
         )
+
+
+def _dearest(usd: I64, call: I64) -> NDArray[np.intp]:
+    """Which keys of a pane were the dearest; of those that cost the same, the ones whose last call came first."""
+    if len(usd) <= DEAREST:
+        return np.arange(len(usd))
+    least = np.partition(usd, -DEAREST)[-DEAREST]
+    dearer, tied = np.flatnonzero(usd > least), np.flatnonzero(usd == least)
+    return np.concatenate([dearer, tied[np.argsort(call[tied])[: DEAREST - len(dearer)]]])
 
 
 def _leave(names: Reused, rows: I32) -> None:

@@ -50,13 +50,13 @@ def hear(keys, tenants, clock, calls, numbers, known, limit, of_keys, of_tenants
 class Rows:
     """The keys and tenants that a partition knows. Everything here is a function of the calls and of the clock.
 
-    It keeps `most` keys. At the end of a minute of the clock in which there are more, it forgets them down to 15/16 of
+    It keeps `most` keys. At the end of a minute of the clock in which it knows more, it forgets them down to 15/16 of
     `most`: first those that never got past learning (from first call to last less than `young`, 150 minutes), the longest
-    silent first, so that a flood of made-up keys does not push out the real ones; then the others, the longest silent
-    first. Never one with an open episode, nor one heard of within three hours. Where that leaves no room there may be up
-    to twice as many; a key that is new beyond that is not known at all, and its calls are for the pipeline to count as
-    those of its tenant's other keys. Tenants are forgotten when they were silent for more than 25 hours, which empties
-    all their windows, and no key of theirs is known. Who comes back is new.
+    silent first; then the settled ones, the longest silent first, as long as more than 15/16 of `most` are settled: a flood
+    of made-up keys pushes out no real one. Never one with an open episode, nor one heard of within three hours. Where that
+    leaves no room there may be up to twice as many; a key that is new beyond that is not known at all, and its calls are
+    for the pipeline to count as those of its tenant's other keys. Tenants are forgotten when they were silent for more than
+    25 hours, which empties all their windows, and no key of theirs is known. Who comes back is new.
     """
 
     def __init__(self, most: int = MOST_KEYS, young: Ms = YOUNG) -> None:
@@ -100,19 +100,16 @@ class Rows:
     def forget_keys(self, now: Ms, watched: I32) -> I32:
         """Forget keys as the rule says when the minute ends at `now`. Returns their rows."""
         known = np.flatnonzero(self.keys["call"])
-        excess = len(known) - (self._most - self._most // LEAVES)
-        silent = known[self.keys["last"][known] <= now - RECENT]
-        silent = silent[~np.isin(silent, watched)]
-        if len(silent) > excess:
-            of = self.keys[silent]
-            young = of["last"] - of["first"] < self._young
-            fleeting, settled = silent[young], silent[~young]
-            silent = np.concatenate(
-                [self._longest_silent(fleeting, excess), self._longest_silent(settled, excess - len(fleeting))]
-            )
-        self.keys[silent] = np.zeros((), HEARD)
-        self._known = len(known) - len(silent)
-        return silent.astype(np.int32)
+        of, least = self.keys[known], self._most - self._most // LEAVES
+        settled = of["last"] - of["first"] >= self._young
+        silent = of["last"] <= now - RECENT
+        silent[np.isin(known, watched)] = False
+        fleeting = self._longest_silent(known[silent & ~settled], len(known) - least)
+        excess = min(len(known) - len(fleeting), int(settled.sum())) - least
+        rows = np.concatenate([fleeting, self._longest_silent(known[silent & settled], excess)])
+        self.keys[rows] = np.zeros((), HEARD)
+        self._known = len(known) - len(rows)
+        return rows.astype(np.int32)
 
     def forget_tenants(self, now: Ms, tenant_of: I32) -> I32:
         """Forget tenants as the rule says; `tenant_of` is of every row of a key. Returns their rows."""
@@ -149,7 +146,7 @@ class Rows:
         """At most so many of the rows. No two keys have one last call, so the order of rows does not matter."""
         if most >= len(rows):
             return rows
-        return rows[np.argpartition(self.keys["call"][rows], most)[: max(most, 0)]]
+        return rows[np.argpartition(self.keys["call"][rows], most)[:most]] if most > 0 else rows[:0]
 
 
 def _settled(rows: int, clock: Ms) -> Heard:
