@@ -171,10 +171,15 @@ class Vocabulary:
         return int(self.rows(buffer, starts, lengths, hashes, np.zeros(1, np.bool_))[0])
 
     def free(self, held: I32) -> None:
-        """Take the names of the idle rows away, but of those that are among `held`: they are no longer idle."""
+        """Take the names of the idle rows away, but of those that are among `held`: they are no longer idle.
+
+        Raises ValueError where one has no name: somebody used it after it was idle.
+        """
         if not len(self.idle):
             return
         rows = np.setdiff1d(self.idle, held)
+        if not self._hashes[rows].all():
+            raise ValueError("a row that stands for no name was used")
         self.idle = self.idle[:0]
         _remove(self._table, self._rows, self._hashes, rows)
         self._wasted += int(self._sizes[rows].sum())

@@ -9,18 +9,22 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.batch import Lines
+from schemas.batch import Batch, Lines
 from schemas.decode import split
 from schemas.prices import PriceEntry
 from schemas.pulse import Pulse, Slots
 from schemas.rollup import MEASURES, Rollup
+from schemas.snapshot import Snapshot
 from schemas.vocabulary import Vocabulary
 from stream.assembly import AFTER_END, Assembly
 from stream.pipeline import Output
-from stream.rows import Rows
+from stream.rows import HARD, Rows
+from stream.sources import FileClock, LineReader
+from stream.tenants import TenantMeters
 from stream.windows import HOUR, MINUTE
 from tests.calls import T0, batch
 from tests.test_checkpoint import through_bytes
@@ -90,9 +94,8 @@ def look_up(vocabulary: Vocabulary, names: list[str], crowd: int) -> list[int]:
     buffer = np.frombuffer("".join(names).encode(), np.uint8)
     lengths = np.array([[len(name) for name in names]], np.int32)
     hashes = np.array([[sum(name.encode()) % crowd << 7 for name in names]], np.uint64)
-    return vocabulary.rows(
-        buffer, np.cumsum(lengths, axis=1) - lengths, lengths, hashes, np.zeros(len(names), np.bool_)
-    ).tolist()
+    starts = np.cumsum(lengths, axis=1) - lengths
+    return list(vocabulary.rows(buffer, starts, lengths, hashes, np.zeros(len(names), np.bool_)))
 
 
 def test_a_vocabulary_is_no_larger_after_a_million_names_than_after_the_first_few() -> None:
@@ -255,3 +258,159 @@ def test_tenants_and_usage_are_exact_whoever_is_forgotten(calls: list[Call], key
     assert said == hours
     assert used == hours
     assert counters["usd"] == sum(hours.values())
+
+
+# A flood of made-up keys
+
+REAL, MADE_UP, MOST = 50, 4_000, 1_000
+NIGHT, FLOOD, MORNING = 4 * HOUR, 5 * HOUR, 10 * HOUR
+
+
+def days(made_up: int) -> list[list[Call]]:
+    """Real keys work for four hours and sleep; made-up keys of the same tenants come in one hour; a real key burns."""
+    habit = [(m * MINUTE + k, f"tenant-{k % 5}", f"key-{k}", 10) for m in range(0, 240, 3) for k in range(REAL)]
+    flood = [(FLOOD + n * HOUR // MADE_UP, f"tenant-{n % 5}", f"made-up-{n}", 7) for n in range(made_up)]
+    burn = [(MORNING + s * 1000, "tenant-3", "key-3", 600_000) for s in range(120)]
+    batches = [some[at : at + 500] for some in (habit, flood) for at in range(0, len(some), 500)]
+    return [
+        *batches,
+        burn,
+        [(MORNING + HOUR, "tenant-1", "made-up-1", 30_000_000), (MORNING + 2 * HOUR, "tenant-1", "key-1", 1)],
+    ]
+
+
+def flooded(made_up: int, rows: Rows) -> tuple[Assembly, Output]:
+    assembly, said, n = Assembly(PRICES, keys=MOST), Output(), 0
+    assembly.pipeline._rows = rows
+    for some in days(made_up):
+        take(said, assembly.pipeline.feed(assembly.decoder.decode(lines_of(some, n))[0]))
+        n += len(some)
+    take(said, assembly.pipeline.advance(T0 + MORNING + 3 * HOUR))
+    return assembly, said
+
+
+def test_a_flood_of_made_up_keys_pushes_out_no_real_key_and_no_memory() -> None:
+    _, calm = flooded(0, Rows(MOST))
+    assembly, said = flooded(MADE_UP, Rows(MOST))
+    burn = [signal for signal in said.signals if signal.key_id == "key-3"]
+    assert [signal.phase for signal in burn][:2] == ["open", "update"]
+    assert burn == [signal for signal in calm.signals if signal.key_id == "key-3"]
+    assert burn[0].evidence.learning is None
+    counters = assembly.pipeline.counters
+    assert counters["other_key"] == REAL + MADE_UP - HARD * MOST
+    assert counters["evicted"] >= MOST
+    assert len(assembly.decoder.keys) <= HARD * MOST + 5 + 500
+    tenants, truth = TenantMeters(), Counter[str]()
+    for pulse in said.pulses:
+        tenants.fold(pulse)
+    for _, tenant, _, tokens in (call for some in days(MADE_UP) for call in some):
+        truth[tenant] += 1000 * tokens
+    assert tenants.spent(24 * HOUR) == truth
+    assert counters["usd"] == sum(truth.values())
+
+
+def test_where_the_longest_silent_went_first_the_flood_would_push_out_the_real_keys() -> None:
+    _, said = flooded(MADE_UP, Rows(MOST, young=0))
+    assert next(signal for signal in said.signals if signal.key_id == "key-3").evidence.learning is not None
+
+
+def test_a_made_up_key_that_was_forgotten_comes_back_as_new() -> None:
+    assembly, said = flooded(MADE_UP, Rows(MOST))
+    (back,) = (signal for signal in said.signals if signal.key_id == "made-up-1" and signal.phase == "open")
+    assert back.evidence.learning == 0
+    assert ("tenant-1", "made-up-1") in assembly.decoder.keys.names
+
+
+def test_event_ids_seen_before_leave_no_keys_behind() -> None:
+    assembly = Assembly(PRICES, keys=MOST)
+    for n in range(40):
+        calls = [(n, f"tenant-{n}-{k}", f"key-{n}-{k}", 1) for k in range(50)]
+        assembly.pipeline.feed(assembly.decoder.decode(lines_of(calls, 0))[0])
+    assert assembly.pipeline.counters["duplicate"] == 39 * 50
+    assert (len(assembly.decoder.keys), len(assembly.decoder.tenants)) == (100, 100)
+
+
+def test_a_tenant_is_forgotten_when_all_its_windows_are_empty_and_not_before() -> None:
+    crowd = [(24 * HOUR, f"tenant-{n}", f"key-{n}", 1) for n in range(1, 4)]
+    assembly, said = Assembly(PRICES, keys=1), Output()
+    late = lines_of([(24 * HOUR + MINUTE, "tenant-0", "key-0", 3)], 9)
+    buffer = late.buffer.tobytes().replace(
+        f"{(T0 + 24 * HOUR + MINUTE) / 1000}".encode(), f"{(T0 + HOUR) / 1000}000".encode()
+    )
+    late = Lines(np.frombuffer(buffer, np.uint8), late.start, np.array([len(buffer)]), late.position, late.clock)
+    for lines in (lines_of([(HOUR, "tenant-0", "key-0", 4)]), lines_of(crowd, 1), late):
+        take(said, assembly.pipeline.feed(assembly.decoder.decode(lines)[0]))
+    take(said, assembly.pipeline.advance(T0 + 25 * HOUR))
+    slots = [slots_of(pulse.tenants) for pulse in said.pulses]
+    assert [s[("tenant-0",), 2, T0 // HOUR + 1][0] for s in slots if (("tenant-0",), 2, T0 // HOUR + 1) in s] == [
+        4_000,
+        7_000,
+    ]
+    assert len(assembly.decoder.tenants.idle) == 0
+    take(said, assembly.pipeline.advance(T0 + 60 * HOUR))
+    assert len(assembly.decoder.tenants.idle) == 3
+
+
+def test_a_responder_forgets_a_tenant_when_all_its_windows_are_empty() -> None:
+    assembly, tenants = Assembly(PRICES), TenantMeters()
+    calls = [(n * MINUTE, f"tenant-{n}", "key", 5) for n in range(100)]
+    said = assembly.pipeline.feed(assembly.decoder.decode(lines_of([*calls, (23 * HOUR, "tenant-1", "key", 5)]))[0])
+    for pulse in said.pulses:
+        tenants.fold(pulse)
+    assert len(tenants.spent(24 * HOUR)) == 100
+    for pulse in assembly.pipeline.advance(T0 + 30 * HOUR).pulses:
+        tenants.fold(pulse)
+    again = TenantMeters()
+    again.restore(through_bytes(tenants.snapshot()))
+    assert tenants.snapshot()["meter.usd"].shape[0] == 1
+    assert tenants.spent(24 * HOUR) == again.spent(24 * HOUR) == {"tenant-1": 5_000}
+
+
+# Rows are not given away while somebody still means them
+
+
+def read_in_pieces(data: bytes, size: int, held: bool) -> tuple[Any, ...]:
+    assembly, said = Assembly(PRICES, keys=2), Output()
+    reader, clock = LineReader(assembly.decoder), FileClock()
+
+    def waiting() -> Batch | None:
+        return clock.held if held else None
+
+    for at in range(0, len(data), size):
+        take(said, assembly.pipeline.feed(clock.feed(reader.read(data[at : at + size], held=waiting()))))
+    take(said, assembly.pipeline.feed(clock.feed(reader.finish(held=waiting()))))
+    last = clock.finish()
+    assert last is not None
+    take(said, assembly.pipeline.feed(last))
+    take(said, assembly.pipeline.advance(T0 + 4_000 * HOUR))
+    return pulses_of(said.pulses), usage_of(said.usage)
+
+
+def test_calls_that_a_files_clock_holds_keep_their_keys() -> None:
+    calls = [(n * HOUR, f"tenant-{n % 11}", f"key-{n % 11}", n) for n in range(300)]
+    data = lines_of(calls).buffer.tobytes()
+    whole = read_in_pieces(data, len(data), held=True)
+    assert read_in_pieces(data, 1_000, held=True) == whole
+    with pytest.raises(ValueError, match="stands for no name"):
+        read_in_pieces(data, 1_000, held=False)
+
+
+# Older checkpoints
+
+
+def test_keys_of_a_checkpoint_that_does_not_know_of_rows_are_settled_and_heard_of_just_now() -> None:
+    before, assembly = Assembly(PRICES, keys=100), Assembly(PRICES, keys=4)
+    before.pipeline.feed(before.decoder.decode(lines_of([(n, f"tenant-{n}", f"key-{n}", 1) for n in range(8)]))[0])
+    state: Snapshot = {
+        name: column
+        for name, column in before.snapshot().items()
+        if not name.startswith("pipeline.rows.") and not name.endswith(".idle")
+    }
+    assembly.restore(through_bytes(state))
+    assembly.pipeline.advance(T0 + 3 * HOUR - MINUTE)
+    assert assembly.pipeline.counters["evicted"] == 0
+    assembly.pipeline.advance(T0 + 3 * HOUR + 2 * MINUTE)
+    assert assembly.pipeline.counters["evicted"] == 4
+    assembly.decoder.decode(lines_of([(4 * HOUR, "tenant-9", "key-9", 1)], 9))
+    assert assembly.decoder.keys.names[0] == ("tenant-9", "key-9")
+    assert assembly.decoder.keys.names[4:] == [(f"tenant-{n}", f"key-{n}") for n in range(4, 8)]
