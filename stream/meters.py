@@ -78,7 +78,7 @@ class Group:
         for columns in self._columns().values():
             columns.keep(rows)
 
-    def forget(self, rows: I64) -> None:
+    def forget(self, rows: I32 | I64) -> None:
         """These rows begin anew."""
         for columns in self._columns().values():
             columns.forget(rows)
@@ -140,13 +140,13 @@ class Meters:
         """Uses whose meters are all empty leave."""
         self._keep(~self.of_uses.idle(now))
 
-    def forget_keys(self, rows: I64) -> None:
+    def forget_keys(self, rows: I32) -> None:
         """These rows begin anew, as another key's."""
         self.key_health.forget(rows)
         self.key_seen.forget(rows)
         self.sessions.forget(rows)
 
-    def forget_tenants(self, rows: I64) -> None:
+    def forget_tenants(self, rows: I32) -> None:
         """These rows of tenants are another's from now on."""
         self._keep(~np.isin(self.uses.tenants, rows))
 

@@ -23,6 +23,10 @@ DUPLICATE = Counter("burnguard_duplicate", "Calls dropped because their event id
 LATE = Counter("burnguard_late", "Calls that came after their own slice had closed")
 SKEWED = Counter("burnguard_skewed", "Calls more than a minute ahead of the clock, counted at the clock")
 OTHER = Counter("burnguard_other", "Calls whose feature or operation is counted as `other`: there was no room for its name")
+OTHER_KEY = Counter(
+    "burnguard_other_key", "Calls of new keys counted under their tenant's key `other`: no room for more keys"
+)
+EVICTED = Counter("burnguard_evicted", "Keys forgotten because a partition knew more than `BURNGUARD_WORKER_KEYS`")
 USD = Counter("burnguard_usd", "Dollars that the folded calls cost")
 QUARANTINED = Counter("burnguard_quarantined", "Lines refused and written to the quarantine topic")
 SKIPPED = Counter("burnguard_skipped", "Records fetched again that were folded before; grows only after a rebalance")
@@ -57,7 +61,8 @@ class Standing(Protocol):
 def folded(before: Mapping[str, int], after: Mapping[str, int], refused: int, again: int) -> None:
     """Count what one fold added."""
     counted = ((CALLS, "calls"), (DUPLICATE, "duplicate"), (LATE, "late"), (SKEWED, "skewed"), (OTHER, "other"))
-    for counter, name in counted:
+    of_keys = ((OTHER_KEY, "other_key"), (EVICTED, "evicted"))
+    for counter, name in (*counted, *of_keys):
         counter.inc(after[name] - before[name])
     USD.inc((after["usd"] - before["usd"]) / NANO)
     QUARANTINED.inc(refused)

@@ -96,7 +96,7 @@ class Sessions:
         dearest: NDArray[np.void] = found[np.argsort(-found["usd"], kind="stable")]
         return dearest
 
-    def forget(self, keys: I64) -> None:
+    def forget(self, keys: I32) -> None:
         """The sessions of these keys leave."""
         gone = np.isin(self._table["key"], keys) & (self._table["calls"] > 0)
         self._table[gone], self._tags[gone] = 0, 0

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as Unparsed
 
 from schemas.policy import Policy
+from stream.rows import MOST_KEYS
 
 
 class SettingsError(ValueError):
@@ -230,4 +231,6 @@ class WorkerSettings(FromEnvironment):
     session_timeout_s: Annotated[float, Field(ge=6, le=300)] = 30.0
     checkpoint_s: Annotated[float, Field(gt=0, le=300)] = 5.0
     stuck_s: Annotated[float, Field(ge=10)] = 120.0
+    keys: Annotated[int, Field(ge=1_000, le=10_000_000)] = MOST_KEYS
+    """Keys that a partition keeps (see stream/rows.py); the same for all workers of a group."""
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 9464
