@@ -91,7 +91,16 @@ async def work(kafka: KafkaSettings, settings: WorkerSettings, prices: list[Pric
     compile_kernels()
     app, topics = faust_app(kafka, settings), Topics(kafka)
     names = Names(kafka.usage_topic, kafka.signals_topic, kafka.state_topic, kafka.quarantine_topic)
-    worker = Worker(Group(app, kafka), topics, names, prices, checkpoint_s=settings.checkpoint_s, clock=wall)
+    worker = Worker(
+        Group(app, kafka),
+        topics,
+        names,
+        prices,
+        checkpoint_s=settings.checkpoint_s,
+        longest_s=settings.longest_s,
+        bytes_s=settings.checkpoint_mb_s * 1e6,
+        clock=wall,
+    )
     usage = app.topic(kafka.usage_topic, value_type=None, value_serializer="raw", key_serializer="raw", maxsize=8)
 
     async def calls(stream: StreamT[Any]) -> None:

@@ -13,7 +13,8 @@ from schemas.batch import Lines, Ms
 from schemas.prices import PriceEntry
 from schemas.quarantine import Quarantined
 from stream.assembly import Assembly
-from stream.checkpoint import EMPTY, Buffer, Pointer, unpack
+from stream.blocks import State, StateTopic, recall
+from stream.checkpoint import EMPTY, Pointer
 from stream.pipeline import Output
 from stream.records import Fetched, to_lines
 
@@ -63,7 +64,7 @@ class Group(Protocol):
         ...
 
 
-class Topics(Protocol):
+class Topics(StateTopic, Protocol):
     """What a worker writes, and reads back of its state. What asks the broker raises Away where it does not answer."""
 
     @property
@@ -77,10 +78,6 @@ class Topics(Protocol):
 
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """First and next offset of a topic's partition."""
-        ...
-
-    async def read_state(self, partition: int, pointer: Pointer) -> list[bytes]:
-        """The chunks of a checkpoint, in order."""
         ...
 
     async def delete_state(self, partition: int, before: int) -> None:
@@ -115,7 +112,7 @@ class Partition:
         self.told_at = 0.0
         self.lock = asyncio.Lock()
         self.waiting: deque[asyncio.Future[Any]] = deque()
-        self.firsts: deque[int] = deque(maxlen=2)
+        self.state = State()
         self.checkpointed_at = self.folded_at = time.monotonic()
         self.changes = self.kept_changes = 0
 
@@ -164,9 +161,8 @@ async def load(
         raise StateLost(f"{names.usage}-{number} ends at offset {end}, before its checkpoint at {next}: it was made anew")
     partition = Partition(number, assembly, generation, next, pointer)
     if pointer != EMPTY:
-        chunks = await topics.read_state(number, Pointer.read(pointer))
-        assembly.restore(unpack(chunks, Pointer.read(pointer), Buffer()).state)
-        partition.firsts.append(Pointer.read(pointer).first)
+        checkpoint, partition.state = await recall(topics, number, Pointer.read(pointer))
+        await asyncio.to_thread(assembly.restore, checkpoint.state)
     return partition
 
 

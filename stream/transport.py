@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -315,6 +315,21 @@ class Topics:
         finally:
             self._reader.unsubscribe()
 
+    async def read_records(self, partition: int, offsets: Sequence[int]) -> dict[int, bytes]:
+        """The records of the partition's state at these offsets (ascending) by offset, without those that are gone."""
+        if not offsets:
+            return {}
+        tp = TopicPartition(self._kafka.state_topic, partition)
+        self._reader.assign([tp])
+        self._reader.seek(tp, offsets[0])
+        _, end = await self.bounds(self._kafka.state_topic, partition)
+        try:
+            with asking():
+                reading = _at_offsets(self._reader, tp, frozenset(offsets), min(end, offsets[-1] + 1))
+                return await asyncio.wait_for(reading, STATE_WAIT_S)
+        finally:
+            self._reader.unsubscribe()
+
     async def delete_state(self, partition: int, before: int) -> None:
         """Delete the records of the partition's state before an offset."""
         tp = TopicPartition(self._kafka.state_topic, partition)
@@ -330,6 +345,15 @@ async def _collect(consumer: AIOKafkaConsumer, tp: TopicPartition, pointer: Poin
             if (generation, number) == (pointer.generation, pointer.number):
                 found[chunk] = record.value
     return [found[chunk] for chunk in sorted(found)]
+
+
+async def _at_offsets(consumer: AIOKafkaConsumer, tp: TopicPartition, offsets: frozenset[int], end: int) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    while await consumer.position(tp) < end:
+        for record in _flat((await consumer.getmany(tp, timeout_ms=1_000)).values()):
+            if record.offset in offsets:
+                found[record.offset] = record.value
+    return found
 
 
 def _flat(batches: Iterable[list[Any]]) -> Iterable[Any]:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from schemas.pulse import PULSE, Pulse
 from schemas.rollup import USAGE, Rollup
 from schemas.signals import SIGNAL, Signal
 from stream.assembly import Assembly
-from stream.checkpoint import EMPTY, Buffer, Pointer, read_chunk_key, unpack
+from stream.blocks import Index, recall
+from stream.checkpoint import EMPTY, IN_BLOCKS, Pointer, read_chunk_key
 from stream.partition import Partition, StateLost
 from stream.records import Fetched
 from stream.tenants import TenantMeters
@@ -97,9 +99,8 @@ def state(log: Log) -> Any:
     """Counters of the committed state."""
     offset, metadata = log.commits[0]
     member = Member(log)
-    chunks = asyncio.run(member.read_state(0, Pointer.read(metadata)))
     assembly = Assembly(PRICES)
-    assembly.restore(unpack(chunks, Pointer.read(metadata), Buffer()).state)
+    assembly.restore(asyncio.run(recall(member, 0, Pointer.read(metadata)))[0].state)
     return offset, assembly.pipeline.counters
 
 
@@ -158,13 +159,14 @@ class CommitsBeforeTheAcks(Worker):
 
 
 class NewestState(Member):
-    """The control: the newest state in the log instead of the one that the pointer means."""
+    """The control: the newest index in the log instead of the one that the pointer means."""
 
-    async def read_state(self, partition: int, pointer: Pointer) -> list[bytes]:
-        newest = read_chunk_key(self._log.records["state", partition][-1][0] or b"")
-        records = [v for k, v in self._log.records["state", partition] if k and read_chunk_key(k)[:2] == newest[:2]]
-        self.newest = Pointer.to(records, *newest[:2], first=0)
-        return records
+    async def committed(self, partition: int) -> tuple[int, str] | None:
+        found, records = await super().committed(partition), self._log.records["state", partition]
+        if found is None or not records:
+            return found
+        generation, number, _ = read_chunk_key(records[-1][0] or b"")
+        return found[0], Pointer.to([records[-1][1]], generation, number, len(records) - 1, IN_BLOCKS).to_metadata()
 
 
 def test_committing_before_the_words_are_acknowledged_loses_some(truth: tuple[Any, Any]) -> None:
@@ -173,20 +175,13 @@ def test_committing_before_the_words_are_acknowledged_loses_some(truth: tuple[An
     assert all(state(log) == truth[1] for log in logs)
 
 
-def test_restoring_the_newest_state_instead_of_the_pointers_counts_calls_twice(
-    truth: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("stream.partition.unpack", lambda chunks, pointer, buffer: unpack(chunks, member.newest, buffer))
+def test_restoring_the_newest_state_instead_of_the_pointers_counts_calls_twice(truth: tuple[Any, Any]) -> None:
     wrong = 0
-    member: NewestState
     for crash_at in at_commits():
         log = new_log()
-        member = NewestState(log, crash_at)
-        try:
-            asyncio.run(play(member))
-        except Crashed:
-            member = NewestState(log)
-            asyncio.run(play(member))
+        with suppress(Crashed):
+            asyncio.run(play(NewestState(log, crash_at)))
+        asyncio.run(play(NewestState(log)))
         wrong += state(log) != truth[1]
     assert wrong
 
@@ -277,11 +272,23 @@ async def test_a_first_start_says_so_before_it_folds() -> None:
     assert log.commits[0] == (0, EMPTY)
 
 
-async def test_only_the_last_two_checkpoints_are_kept() -> None:
+class Remembering(Member):
+    """Knows every pointer that it committed."""
+
+    async def commit(self, partition: int, offset: int, metadata: str, generation: int) -> None:
+        await super().commit(partition, offset, metadata, generation)
+        self.pointers = [*getattr(self, "pointers", []), metadata]
+
+
+async def test_what_the_last_two_checkpoints_need_is_kept_and_nothing_older() -> None:
     log = new_log()
-    await play(Member(log))
-    kept = {read_chunk_key(k or b"")[:2] for k, _ in log.records["state", 0][log.first["state", 0] :]}
-    assert len(kept) == 2
+    member = Remembering(log)
+    await play(member)
+    last_two = [Pointer.read(metadata) for metadata in member.pointers[-2:]]
+    named = [Index.read(await member.read_state(0, pointer), pointer).offsets for pointer in last_two]
+    assert log.first["state", 0] == min(sum(named, [pointer.first for pointer in last_two])) > 0
+    for pointer in last_two:
+        await recall(member, 0, pointer)
 
 
 COMPILES_NOTHING = """
