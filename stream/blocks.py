@@ -28,6 +28,7 @@ from stream.checkpoint import (
     CHUNK_BYTES,
     IN_BLOCKS,
     LEVEL,
+    MOST_RATIO,
     MOST_UNPACKED,
     WHOLE,
     Area,
@@ -192,7 +193,8 @@ class Index:
 
         Raises BadCheckpoint, which names the record that is gone or is not what it was.
         """
-        if not len(self.head) <= self.length <= MOST_UNPACKED:
+        most = MOST_RATIO * (len(self.head) + sum(map(len, records.values())))
+        if not len(self.head) <= self.length <= min(most, MOST_UNPACKED):
             raise BadCheckpoint(f"its index says {self.length} bytes")
         packed = buffer.first(self.length)
         packed[: len(self.head)] = self.head
