@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from actions.usage import holds_more, used
@@ -24,8 +25,9 @@ from stream.blocks import Index, recall
 from stream.checkpoint import EMPTY, IN_BLOCKS, Pointer, read_chunk_key
 from stream.partition import Partition, StateLost
 from stream.records import Fetched
+from stream.settings import SettingsError, WorkerSettings
 from stream.tenants import TenantMeters
-from stream.worker import Worker
+from stream.worker import Worker, pause
 from tests.memory_log import NAMES, SLOW_S, Crashed, Log, Member, as_fetched
 from tests.story import Story
 
@@ -184,6 +186,36 @@ def test_restoring_the_newest_state_instead_of_the_pointers_counts_calls_twice(t
         asyncio.run(play(NewestState(log)))
         wrong += state(log) != truth[1]
     assert wrong
+
+
+@pytest.mark.parametrize(
+    ("took_s", "written", "waits"),
+    [(0.1, 0, 5.0), (0.7, 0, 7.0), (0.1, 80_000_000, 8.0), (0.7, 60_000_000, 7.0), (0.1, 10**9, 60.0), (9.0, 0, 60.0)],
+)
+def test_the_next_round_of_checkpoints_waits_for_time_and_bandwidth_but_never_beyond_its_longest(
+    took_s: float, written: int, waits: float
+) -> None:
+    assert pause(5.0, 60.0, 10e6, took_s, written) == pytest.approx(waits)
+
+
+async def test_a_worker_says_how_long_it_waits_and_what_it_wrote() -> None:
+    before, member = REGISTRY.get_sample_value("burnguard_checkpoint_bytes_total") or 0.0, Member(new_log())
+    mine = Worker(member, member, NAMES, PRICES, checkpoint_s=0.0, longest_s=60.0, bytes_s=100.0, clock=lambda: T0)
+    await mine.take(0, member.generation, [BATCHES[0]])
+    waits = await mine.checkpoint()
+    written = (REGISTRY.get_sample_value("burnguard_checkpoint_bytes_total") or 0.0) - before
+    assert written == sum(len(value) for _, value in member._log.records["state", 0])
+    assert waits == pytest.approx(written / 100.0)
+    assert REGISTRY.get_sample_value("burnguard_checkpoint_interval_seconds") == waits
+
+
+def test_a_worker_that_would_count_as_stuck_while_it_waits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BURNGUARD_WORKER_STUCK_S", "30")
+    monkeypatch.setenv("BURNGUARD_WORKER_CHECKPOINT_S", "15")
+    assert WorkerSettings().longest_s == 15
+    monkeypatch.setenv("BURNGUARD_WORKER_CHECKPOINT_S", "16")
+    with pytest.raises(SettingsError, match="CHECKPOINT_S: 16 is more than half of BURNGUARD_WORKER_STUCK_S"):
+        WorkerSettings()
 
 
 async def test_a_zombie_may_not_commit_and_forgets_its_partition() -> None:
