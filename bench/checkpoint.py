@@ -21,7 +21,7 @@ import numpy as np
 from schemas.batch import I64, SLICE, Ms
 from schemas.decode import split
 from stream.assembly import Assembly
-from stream.blocks import State, Written, recall
+from stream.blocks import State, Written, find
 from stream.checkpoint import Buffer, Checkpoint, Pointer, chunks, compress, pack, unpack
 from stream.settings import WorkerSettings
 from stream.windows import MEASURES
@@ -31,6 +31,9 @@ KEYS, PARTITIONS, TENANT, CLOCK, STEP = 250_000, 12, 50, 1_790_000_000_000, 10_0
 SHARES = ((1.0, 3), (0.1, 12), (0.01, 12))
 """What share of the keys spends between two rounds, and for how many rounds: the log is full after the first dozen."""
 SETTINGS = WorkerSettings()
+HEAD = """\
+  keys      MB a round  blocks  seconds a round interval         stall of a partition, ms    loop  log /
+active    mean     max   moved    wall    CPU  seconds   MB/s    best  worst  (CPU)  away, ms   full"""
 Made = TypeVar("Made")
 
 
@@ -72,11 +75,11 @@ def spend(assembly: Assembly, keys: int, slot: int, rng: np.random.Generator) ->
     assembly.pipeline._keys.add(rows, sums, slot)
 
 
-def timed(make: Callable[[], Made]) -> tuple[float, Made]:
-    """Seconds on the wall, and what was made."""
-    began = time.perf_counter()
+def timed(make: Callable[[], Made]) -> tuple[tuple[float, float], Made]:
+    """Milliseconds on the wall and of this thread's CPU, and what was made."""
+    began, cpu = time.perf_counter(), time.thread_time()
     made = make()
-    return time.perf_counter() - began, made
+    return ((time.perf_counter() - began) * 1e3, (time.thread_time() - cpu) * 1e3), made
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,116 +114,124 @@ class Log:
 
 @dataclass(slots=True)
 class Held:
-    """A partition, its log and its newest pointer."""
+    """A partition, its log and its newest pointer; `stalls` as `timed` measures them."""
 
     assembly: Assembly
     state: State = field(default_factory=State)
     log: Log = field(default_factory=Log)
     pointer: Pointer | None = None
-    stalls: list[float] = field(default_factory=list)
+    stalls: list[tuple[float, float]] = field(default_factory=list)
+
+    def packed(self, buffer: Buffer) -> memoryview:
+        return pack(Checkpoint(self.assembly.snapshot(), self.assembly.config, {"next": 1}), buffer)
 
     async def checkpoint(self, number: int, buffer: Buffer) -> Written:
+        """As a worker does it."""
         await asyncio.to_thread(buffer.prepare, self.assembly.snapshot())
-        stalled, packed = timed(lambda: pack(self.cut(), buffer))
+        stalled, packed = timed(lambda: self.packed(buffer))
         self.stalls.append(stalled)
-        written = await self.state.write(packed, 1, number, self.log.send)
+        draft = await asyncio.to_thread(self.state.draft, packed)
+        written = await self.state.write(draft, 1, number, self.log.send)
         self.pointer = written.pointer
         self.log.cut(self.state.committed(written) or 0)
         return written
 
-    def cut(self) -> Checkpoint:
-        return Checkpoint(self.assembly.snapshot(), self.assembly.config, {"next": 1})
+
+@dataclass(slots=True)
+class Measured:
+    """Rounds over all partitions: a row of the table."""
+
+    megabytes: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    stalls: list[tuple[float, float]] = field(default_factory=list)
+    away: float = 0.0
+    """The longest time (ms) in which the loop turned to nobody else, as far as this process was at work in it."""
+    blocks: int = 0
+    moved: int = 0
+    log: float = 2.0
+    """At its longest, in full checkpoints."""
+
+    def show(self, what: str) -> None:
+        size, took, cpu = (float(np.mean(some)) for some in (self.megabytes, self.seconds, self.cpu))
+        wait = pause(SETTINGS.checkpoint_s, SETTINGS.longest_s, SETTINGS.checkpoint_mb_s * 1e6, took, round(size * 1e6))
+        wall, busy = zip(*self.stalls, strict=True)
+        print(
+            f"{what:>6} {size:7.1f} {max(self.megabytes):7.1f} {self.moved / max(1, self.blocks):7.1%} {took:7.2f} {cpu:6.2f}"
+            f" {wait:8.1f} {size / (took + wait):6.2f} {min(wall):7.1f} {max(wall):6.1f} {max(busy):6.1f}"
+            f" {self.away:9.1f} {self.log:6.2f}"
+        )
 
 
-async def longest_gap(stop: asyncio.Event) -> float:
-    """The longest that the loop did not come back to us in, beyond the millisecond that we asked for."""
-    longest, before = 0.0, time.perf_counter()
+async def watch(measured: Measured, stop: asyncio.Event) -> None:
+    before, cpu = time.perf_counter(), time.process_time()
     while not stop.is_set():
         await asyncio.sleep(0.001)
-        longest, before = max(longest, time.perf_counter() - before - 0.001), time.perf_counter()
-    return longest
+        now, used = time.perf_counter(), time.process_time()
+        measured.away = max(measured.away, min(now - before - 0.001, used - cpu) * 1e3)
+        before, cpu = now, used
 
 
 async def rounds(held: list[Held], share: float, times: int, at: int, buffer: Buffer) -> int:
-    """So many rounds, each after a share of the keys has spent; a row of the table. Returns how far `at` has come."""
-    rng, seconds, sizes, moved, logs = np.random.default_rng(at), [], [], 0, []
-    blocks = 0
-    stop = asyncio.Event()
-    gap = 0.0
-    for one in held:
-        one.stalls.clear()
-    for _ in range(times):
-        at += 1
+    """So many rounds, each after a share of the keys has spent. Returns the number of the last one."""
+    rng, found = np.random.default_rng(at), Measured(log=0.0)
+    for number in range(at + 1, at + 1 + times):
         for one in held:
             keys = np.flatnonzero(rng.random(KEYS // PARTITIONS) < share)
-            call_once(one.assembly, keys, CLOCK + 30_000 * at)
-        stop.clear()
-        watching = asyncio.create_task(longest_gap(stop))
-        began = time.perf_counter()
-        written = [await one.checkpoint(at, buffer) for one in held]
-        seconds.append(time.perf_counter() - began)
+            call_once(one.assembly, keys, CLOCK + 30_000 * number)
+            one.stalls.clear()
+        stop = asyncio.Event()
+        watching = asyncio.create_task(watch(found, stop))
+        began, cpu = time.perf_counter(), time.process_time()
+        written = [await one.checkpoint(number, buffer) for one in held]
+        found.seconds.append(time.perf_counter() - began)
+        found.cpu.append(time.process_time() - cpu)
         stop.set()
-        gap = max(gap, await watching)
-        sizes.append(sum(w.bytes for w in written) / 1e6)
-        blocks += sum(sum(w.blocks.values()) for w in written)
-        moved += sum(w.blocks["moved"] for w in written)
+        await watching
+        found.stalls += [stall for one in held for stall in one.stalls]
+        found.megabytes.append(sum(w.bytes for w in written) / 1e6)
+        found.blocks += sum(sum(w.blocks.values()) for w in written)
+        found.moved += sum(w.blocks["moved"] for w in written)
         full = sum(int(w.kept.blocks["size"].sum()) + w.pointer.length for w in written)
-        logs.append(sum(len(value) for one in held for value in one.log.records.values()) / full)
-    mean, took = float(np.mean(sizes)), float(np.mean(seconds))
-    wait = pause(SETTINGS.checkpoint_s, SETTINGS.longest_s, SETTINGS.checkpoint_mb_s * 1e6, took, round(mean * 1e6))
-    stalls = [stall * 1e3 for one in held for stall in one.stalls]
-    print(
-        f"{share:7.0%} {mean:7.1f} {max(sizes):7.1f} {moved / blocks:9.1%} {took:8.2f} {wait:9.1f}"
-        f" {mean / (took + wait):7.2f} {min(stalls):8.1f} {max(stalls):6.1f} {gap * 1e3:6.1f} {max(logs):6.2f}"
-    )
-    return at
+        found.log = max(found.log, sum(len(value) for one in held for value in one.log.records.values()) / full)
+    found.show(f"{share:.0%}")
+    return at + times
 
 
 def whole(held: list[Held], buffer: Buffer) -> list[tuple[list[bytes], Pointer]]:
-    """The peer: every partition's whole state."""
-    began, stalls, found = time.perf_counter(), [], []
+    """The peer: every partition's whole state, on one thread."""
+    began, cpu, measured, found = time.perf_counter(), time.process_time(), Measured(), []
     for one in held:
-        buffer.prepare(one.assembly.snapshot())
-        stalled, packed = timed(lambda one=one: pack(one.cut(), buffer))  # type: ignore[misc]
-        stalls.append(stalled * 1e3)
+        stalled, packed = timed(lambda one=one: one.packed(buffer))  # type: ignore[misc]
+        measured.stalls.append(stalled)
         pieces = chunks(compress(packed))
         found.append((pieces, Pointer.to(pieces, 1, 1, 0)))
-    took, size = time.perf_counter() - began, sum(pointer.length for _, pointer in found) / 1e6
-    wait = pause(SETTINGS.checkpoint_s, SETTINGS.longest_s, float("inf"), took, 0)
-    print(
-        f"  whole {size:7.1f} {size:7.1f} {'':9} {took:8.2f} {wait:9.1f} {size / (took + wait):7.2f}"
-        f" {min(stalls):8.1f} {max(stalls):6.1f} {'':6} {2:6.2f}"
-    )
+    measured.seconds.append(time.perf_counter() - began)
+    measured.cpu.append(time.process_time() - cpu)
+    measured.megabytes.append(sum(pointer.length for _, pointer in found) / 1e6)
+    measured.show("whole")
     return found
-
-
-async def restored(held: list[Held]) -> None:
-    for one in held:
-        assert one.pointer is not None
-        checkpoint, _ = await recall(one.log, 0, one.pointer)
-        Assembly([]).restore(checkpoint.state)
 
 
 async def measure() -> None:
     buffer = Buffer()
     held = [Held(full(KEYS // PARTITIONS)) for _ in range(PARTITIONS)]
-    packed = sum(len(pack(one.cut(), buffer)) for one in held)
-    print(f"{KEYS:,} keys in {PARTITIONS} partitions: {packed / 1e6:,.0f} MB, {packed / KEYS:,.0f} bytes a key\n")
-    print("keys     MB a round       moved  seconds  interval    MB/s  stall, ms      loop, ms  log /")
-    print("active   mean     max  (blocks)  a round   seconds          best  worst   worst  full")
+    packed = sum(len(one.packed(buffer)) for one in held)
+    print(f"{KEYS:,} keys in {PARTITIONS} partitions: {packed / 1e6:,.0f} MB, {packed / KEYS:,.0f} bytes a key\n\n{HEAD}")
     at = 0
     for share, times in SHARES:
         at = await rounds(held, share, times, at, buffer)
     pieces = whole(held, buffer)
-    began = time.perf_counter()
-    await restored(held)
-    blocks_s = time.perf_counter() - began
-    began = time.perf_counter()
-    for chunks_, pointer in pieces:
-        Assembly([]).restore(unpack(chunks_, pointer, Buffer()).state)
-    print(
-        f"\nrestore of all partitions, from records to arrays: {blocks_s:.1f} s; whole: {time.perf_counter() - began:.1f} s"
-    )
+    began, cpu = time.perf_counter(), time.process_time()
+    for one in held:
+        assert one.pointer is not None
+        found = await find(one.log, 0, one.pointer)
+        Assembly([]).restore(found.fill(buffer)[0].state)
+    print(f"\nrestore of all partitions {time.perf_counter() - began:.1f} s, CPU {time.process_time() - cpu:.1f} s", end="; ")
+    began, cpu = time.perf_counter(), time.process_time()
+    for some, pointer in pieces:
+        Assembly([]).restore(unpack(some, pointer, buffer).state)
+    print(f"whole {time.perf_counter() - began:.1f} s, CPU {time.process_time() - cpu:.1f} s")
 
 
 def main() -> None:

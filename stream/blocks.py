@@ -96,7 +96,10 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A checkpoint to be written: `values` are its new records, in `blocks` named by -2, -3, ... until they have offsets."""
+    """A checkpoint to be written where `kept` is committed.
+
+    `values` are its new records, in `blocks` named by -2, -3, ... until they have offsets.
+    """
 
     head: U8
     length: int
@@ -106,6 +109,7 @@ class Draft:
     values: list[bytes]
     changed: int
     moved: int
+    kept: Kept | None
 
 
 def draft(packed: U8, kept: Kept | None) -> Draft:
@@ -130,11 +134,12 @@ def draft(packed: U8, kept: Kept | None) -> Draft:
     old = _oldest(blocks, kept, int(blocks["size"][new].sum())) if kept is not None else new[:0]
     _write(packed, places, blocks, old, values)
     written = [bytes(value) for value in values if value]
-    return Draft(packed[:start].copy(), len(packed), steps, blocks, parts, written, len(new), len(old))
+    return Draft(packed[:start].copy(), len(packed), steps, blocks, parts, written, len(new), len(old), kept)
 
 
-def indexed(draft: Draft, offsets: Sequence[int], kept: Kept | None) -> tuple[Kept, memoryview]:
+def indexed(draft: Draft, offsets: Sequence[int]) -> tuple[Kept, memoryview]:
     """What the draft leaves in the log when its records have these offsets, and the blob of its index."""
+    kept = draft.kept
     end = kept.end if kept is not None else (offsets[0] if offsets else 0, 0)
     records = kept.records.tolist() if kept is not None else []
     for offset, value in zip(offsets, draft.values, strict=True):
@@ -202,8 +207,9 @@ class Index:
         begins, ends, parts = self._cut(lying)
         blocks = self.blocks.copy()
         places = list(zip(begins.tolist(), ends.tolist(), strict=True))
-        for block, (begin, end) in zip(blocks, places, strict=True):
-            _read_block(block, records, packed[begin:end])
+        columns = [blocks[name].tolist() for name in _STORED]
+        for (begin, end), xxh64, record, place, size in zip(places, *columns, strict=True):
+            _read_block(records, xxh64, record, place, size, packed.data[begin:end])
         blocks["low"], blocks["high"] = _compared(packed, places)
         return read(packed), Kept(blocks, parts, self.records, self.end, 0).after(pointer)
 
@@ -236,12 +242,14 @@ class State:
         self._kept = kept
         self._lows = deque([low] if low is not None else [], maxlen=2)
 
-    async def write(self, packed: memoryview, generation: int, number: int, send: Send) -> Written:
-        """Write what the committed checkpoint lacks, then the index of it all; returns when the broker has both."""
-        kept = self._kept
-        new = await asyncio.to_thread(draft, np.frombuffer(packed, np.uint8), kept)
+    def draft(self, packed: memoryview) -> Draft:
+        """What the committed checkpoint lacks of this one. Lets other threads run."""
+        return draft(np.frombuffer(packed, np.uint8), self._kept)
+
+    async def write(self, new: Draft, generation: int, number: int, send: Send) -> Written:
+        """Write the draft, then the index of it all; returns when the broker has both."""
         acks = await _sent(new.values, generation, number, 0, send)
-        left, blob = await asyncio.to_thread(indexed, new, [ack.offset for ack in acks], kept)
+        left, blob = await asyncio.to_thread(indexed, new, [ack.offset for ack in acks])
         pieces = chunks(blob, CHUNK_BYTES)
         first = (await _sent(pieces, generation, number, len(new.values), send))[0].offset
         pointer = Pointer.to(pieces, generation, number, first, IN_BLOCKS)
@@ -258,15 +266,30 @@ class State:
         return min(self._lows) if len(self._lows) == 2 else None
 
 
-async def recall(topic: StateTopic, partition: int, pointer: Pointer) -> tuple[Checkpoint, State]:
-    """The checkpoint that a pointer means, of either kind, and the state that goes on from it. Raises BadCheckpoint."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the log has of a checkpoint, of either kind."""
+
+    pointer: Pointer
+    pieces: list[bytes]
+    index: Index | None
+    records: dict[int, bytes]
+
+    def fill(self, buffer: Buffer) -> tuple[Checkpoint, State]:
+        """The checkpoint, in `buffer`, and the state that goes on from it. Lets other threads run. Raises BadCheckpoint."""
+        if self.index is None:
+            return unpack(self.pieces, self.pointer, buffer), State(self.pointer.first)
+        checkpoint, kept = self.index.fill(self.records, self.pointer, buffer)
+        return checkpoint, State(min([self.pointer.first, *self.index.offsets]), kept)
+
+
+async def find(topic: StateTopic, partition: int, pointer: Pointer) -> Found:
+    """Read what a pointer means. Raises BadCheckpoint."""
     pieces = await topic.read_state(partition, pointer)
     if pointer.kind == WHOLE:
-        return await asyncio.to_thread(unpack, pieces, pointer, Buffer()), State(pointer.first)
+        return Found(pointer, pieces, None, {})
     index = await asyncio.to_thread(Index.read, pieces, pointer)
-    records = await topic.read_records(partition, index.offsets)
-    checkpoint, kept = await asyncio.to_thread(index.fill, records, pointer, Buffer())
-    return checkpoint, State(min([pointer.first, *index.offsets]), kept)
+    return Found(pointer, pieces, index, await topic.read_records(partition, index.offsets))
 
 
 async def _sent(values: Sequence[bytes], generation: int, number: int, first: int, send: Send) -> list[Any]:
@@ -308,16 +331,17 @@ def _stay(blocks: Blocks, before: Blocks) -> None:
 
 def _write(packed: U8, places: list[tuple[int, int]], blocks: Blocks, chosen: I64, values: list[bytearray]) -> None:
     """Append the chosen blocks to the last of `values`, or to a new one where it would become too long for a record."""
+    stored = []
     for i in chosen.tolist():
         begin, end = places[i]
-        raw = packed[begin:end].data
+        raw = packed.data[begin:end]
         piece = memoryview(cramjam.zstd.compress(raw, LEVEL))
         if values[-1] and len(values[-1]) + len(piece) > CHUNK_BYTES:
             values.append(bytearray())
-        block = blocks[i]
-        block["xxh64"] = xxhash.xxh64_intdigest(raw)
-        block["record"], block["place"], block["size"] = _NOWHERE - len(values), len(values[-1]), len(piece)
+        stored.append((xxhash.xxh64_intdigest(raw), _NOWHERE - len(values), len(values[-1]), len(piece)))
         values[-1] += piece
+    for name, column in zip(_STORED, zip(*stored, strict=True), strict=bool(stored)):
+        blocks[name][chosen] = np.array(column, _BLOCK[name])
 
 
 def _oldest(blocks: Blocks, kept: Kept, changed: int) -> I64:
@@ -340,14 +364,13 @@ def _reached(end: tuple[int, int], offset: int) -> tuple[int, int]:
     return offset, end[1] + (offset - end[0]) * CHUNK_BYTES
 
 
-def _read_block(block: Any, records: Mapping[int, bytes], into: U8) -> None:
+def _read_block(records: Mapping[int, bytes], xxh64: int, record: int, place: int, size: int, into: memoryview) -> None:
     """Raises BadCheckpoint."""
-    record, place, size = int(block["record"]), int(block["place"]), int(block["size"])
     if record not in records:
         raise BadCheckpoint(f"record {record} of the state is gone")
     try:
-        filled = cramjam.zstd.decompress_into(memoryview(records[record])[place : place + size], into.data)
+        filled = cramjam.zstd.decompress_into(memoryview(records[record])[place : place + size], into)
     except cramjam.DecompressionError as error:
         raise BadCheckpoint(f"record {record} of the state is not what it was: {error}") from error
-    if filled != len(into) or xxhash.xxh64_intdigest(into.data) != block["xxh64"]:
+    if filled != len(into) or xxhash.xxh64_intdigest(into) != xxh64:
         raise BadCheckpoint(f"record {record} of the state is not what it was: its bytes {place} to {place + size}")

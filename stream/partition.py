@@ -13,8 +13,8 @@ from schemas.batch import Lines, Ms
 from schemas.prices import PriceEntry
 from schemas.quarantine import Quarantined
 from stream.assembly import Assembly
-from stream.blocks import State, StateTopic, recall
-from stream.checkpoint import EMPTY, Pointer
+from stream.blocks import Found, State, StateTopic, find
+from stream.checkpoint import EMPTY, Buffer, Pointer
 from stream.pipeline import Output
 from stream.records import Fetched, to_lines
 
@@ -95,6 +95,14 @@ class Names:
     quarantine: str
 
 
+class SharedBuffer(Buffer):
+    """One for all partitions of a worker, which are packed and unpacked in it one at a time: by whoever holds `lock`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = asyncio.Lock()
+
+
 class Partition:
     """One partition at work. `next` is the offset of the first call that is not folded yet, `committed` the group's.
 
@@ -142,7 +150,14 @@ class Partition:
 
 
 async def load(
-    number: int, generation: int, kept: Partition | None, group: Group, topics: Topics, names: Names, prices: list[PriceEntry]
+    number: int,
+    generation: int,
+    kept: Partition | None,
+    group: Group,
+    topics: Topics,
+    names: Names,
+    prices: list[PriceEntry],
+    buffer: SharedBuffer,
 ) -> Partition:
     """The partition at its pointer; `kept` itself where the pointer is still the one that it wrote or was loaded from.
 
@@ -161,9 +176,17 @@ async def load(
         raise StateLost(f"{names.usage}-{number} ends at offset {end}, before its checkpoint at {next}: it was made anew")
     partition = Partition(number, assembly, generation, next, pointer)
     if pointer != EMPTY:
-        checkpoint, partition.state = await recall(topics, number, Pointer.read(pointer))
-        await asyncio.to_thread(assembly.restore, checkpoint.state)
+        checkpoint = await find(topics, number, Pointer.read(pointer))
+        async with buffer.lock:
+            partition.state = await asyncio.to_thread(_restore, assembly, checkpoint, buffer)
     return partition
+
+
+def _restore(assembly: Assembly, found: Found, buffer: Buffer) -> State:
+    """Raises BadCheckpoint."""
+    checkpoint, state = found.fill(buffer)
+    assembly.restore(checkpoint.state)
+    return state
 
 
 async def _begin(number: int, generation: int, group: Group, topics: Topics, names: Names) -> tuple[int, str]:

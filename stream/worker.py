@@ -22,8 +22,8 @@ from schemas.quarantine import Quarantined
 from schemas.rollup import USAGE
 from schemas.signals import SIGNAL, Signal
 from stream import metrics
-from stream.checkpoint import Buffer, Checkpoint, pack
-from stream.partition import Away, Fenced, Group, Names, Partition, Topics, load
+from stream.checkpoint import Checkpoint, pack
+from stream.partition import Away, Fenced, Group, Names, Partition, SharedBuffer, Topics, load
 from stream.pipeline import Output
 from stream.records import Fetched
 from stream.responder import STALE
@@ -60,7 +60,7 @@ class Worker:
         self._prices = prices
         self._pause = partial(pause, checkpoint_s, longest_s, bytes_s)
         self._clock = clock
-        self._buffer = Buffer()
+        self._buffer = SharedBuffer()
         self._loading = asyncio.Lock()
         self._number = 0
         self._written = 0
@@ -148,7 +148,9 @@ class Worker:
                 return kept
             began = time.monotonic()
             try:
-                loaded = await load(number, generation, kept, self._group, self._topics, self._names, self._prices)
+                loaded = await load(
+                    number, generation, kept, self._group, self._topics, self._names, self._prices, self._buffer
+                )
             except (Fenced, Away) as error:
                 log.info("not loaded", partition=number, said=str(error))
                 return None
@@ -235,17 +237,19 @@ class Worker:
         Raises Fenced.
         """
         began = time.monotonic()
-        await asyncio.to_thread(self._buffer.prepare, partition.assembly.snapshot())
-        async with partition.lock:
-            cut = time.monotonic()
-            generation, next, changes = partition.generation, partition.next, partition.changes
-            waiting = list(partition.waiting)
-            state = Checkpoint(partition.assembly.snapshot(), partition.assembly.config, {"next": next})
-            packed = pack(state, self._buffer)
-            metrics.CHECKPOINT_STALL.observe(time.monotonic() - cut)
+        async with self._buffer.lock:
+            await asyncio.to_thread(self._buffer.prepare, partition.assembly.snapshot())
+            async with partition.lock:
+                cut = time.monotonic()
+                generation, next, changes = partition.generation, partition.next, partition.changes
+                waiting = list(partition.waiting)
+                state = Checkpoint(partition.assembly.snapshot(), partition.assembly.config, {"next": next})
+                packed = pack(state, self._buffer)
+                metrics.CHECKPOINT_STALL.observe(time.monotonic() - cut)
+            draft = await asyncio.to_thread(partition.state.draft, packed)
         self._number += 1
         keep, send = partition.number, partial(self._topics.send, self._names.state, partition=partition.number)
-        written = await partition.state.write(packed, generation, self._number, send)
+        written = await partition.state.write(draft, generation, self._number, send)
         self._written += written.bytes
         await asyncio.gather(*waiting)
         pointer = written.pointer.to_metadata()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from schemas.snapshot import BadCheckpoint, Snapshot
 from stream import blocks
-from stream.blocks import Index, State, Written, recall
+from stream.blocks import Index, State, Written, find
 from stream.checkpoint import IN_BLOCKS, Buffer, Checkpoint, Pointer, chunk_key, chunks, compress, decompress, pack, read
 from stream.partition import Fenced
 from tests.memory_log import Crashed, Log, Member
@@ -57,7 +57,8 @@ class Holder:
         self.member, self.state = Member(self.log), State()
         self.arrays: Snapshot = {"grows": noise(0, 20), "cold": noise(2, 60), "replaced": noise(1, 9)}
         if 0 in self.log.commits:
-            checkpoint, self.state = await recall(self.member, 0, Pointer.read(self.log.commits[0][1]))
+            found = await find(self.member, 0, Pointer.read(self.log.commits[0][1]))
+            checkpoint, self.state = found.fill(Buffer())
             self.arrays = {name: column.copy() for name, column in checkpoint.state.items()}
 
     def fold(self, seed: int) -> None:
@@ -76,7 +77,7 @@ class Holder:
         cut = {name: column.copy() for name, column in self.arrays.items()}
         self.number += 1
         packed = pack(Checkpoint(cut, "c", {"next": self.number}), Buffer())
-        written = await self.state.write(packed, self.member.generation, self.number, self._send)
+        written = await self.state.write(self.state.draft(packed), self.member.generation, self.number, self._send)
         cuts[written.pointer.to_metadata()] = cut
         return written
 
@@ -154,7 +155,7 @@ async def playing(actions: list[Action], kind: type[Holder]) -> None:
         if pointer and pointer not in pointers:
             pointers.append(pointer)
         for metadata in pointers[-2:]:
-            checkpoint, _ = await recall(holder.member, 0, Pointer.read(metadata))
+            checkpoint, _ = (await find(holder.member, 0, Pointer.read(metadata))).fill(Buffer())
             assert list(checkpoint.state) == list(cuts[metadata])
             for array, column in cuts[metadata].items():
                 np.testing.assert_array_equal(checkpoint.state[array], column, strict=True)
@@ -210,7 +211,7 @@ def test_a_zombies_late_deletion_takes_nothing_that_its_successor_needs() -> Non
             await successor.checkpoint(cuts)
             for before in zombie.asked:
                 await zombie.member.delete_state(0, before)
-            await recall(successor.member, 0, Pointer.read(log.commits[0][1]))
+            (await find(successor.member, 0, Pointer.read(log.commits[0][1]))).fill(Buffer())
         assert log.first["state", 0] == zombie.asked[-1] > 0
 
     asyncio.run(story())

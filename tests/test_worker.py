@@ -21,8 +21,8 @@ from schemas.pulse import PULSE, Pulse
 from schemas.rollup import USAGE, Rollup
 from schemas.signals import SIGNAL, Signal
 from stream.assembly import Assembly
-from stream.blocks import Index, recall
-from stream.checkpoint import EMPTY, IN_BLOCKS, Pointer, read_chunk_key
+from stream.blocks import Index, find
+from stream.checkpoint import EMPTY, IN_BLOCKS, Buffer, Pointer, read_chunk_key
 from stream.partition import Partition, StateLost
 from stream.records import Fetched
 from stream.settings import SettingsError, WorkerSettings
@@ -102,7 +102,7 @@ def state(log: Log) -> Any:
     offset, metadata = log.commits[0]
     member = Member(log)
     assembly = Assembly(PRICES)
-    assembly.restore(asyncio.run(recall(member, 0, Pointer.read(metadata)))[0].state)
+    assembly.restore(asyncio.run(find(member, 0, Pointer.read(metadata))).fill(Buffer())[0].state)
     return offset, assembly.pipeline.counters
 
 
@@ -320,7 +320,7 @@ async def test_what_the_last_two_checkpoints_need_is_kept_and_nothing_older() ->
     named = [Index.read(await member.read_state(0, pointer), pointer).offsets for pointer in last_two]
     assert log.first["state", 0] == min(sum(named, [pointer.first for pointer in last_two])) > 0
     for pointer in last_two:
-        await recall(member, 0, pointer)
+        (await find(member, 0, pointer)).fill(Buffer())
 
 
 COMPILES_NOTHING = """

@@ -24,8 +24,8 @@ from schemas.rollup import USAGE, Rollup
 from schemas.signals import SIGNAL, Signal
 from schemas.usage import UsageEvent
 from stream.assembly import Assembly
-from stream.blocks import recall
-from stream.checkpoint import EMPTY, Pointer
+from stream.blocks import find
+from stream.checkpoint import EMPTY, Buffer, Pointer
 from stream.settings import KafkaSettings
 from stream.tenants import TenantMeters
 from stream.transport import Topics
@@ -126,7 +126,8 @@ async def restored(kafka: KafkaSettings, committed: dict[int, tuple[int, str]]) 
         for partition, (offset, metadata) in committed.items():
             assembly = Assembly(BOOK, partition=partition)
             if metadata != EMPTY:
-                assembly.restore((await recall(topics, partition, Pointer.read(metadata)))[0].state)
+                checkpoint = await find(topics, partition, Pointer.read(metadata))
+                assembly.restore(checkpoint.fill(Buffer())[0].state)
             found[partition] = (offset, assembly)
         return found
     finally:
