@@ -120,19 +120,18 @@ def draft(packed: U8, kept: Kept | None) -> Draft:
     """
     start, lying = areas(packed)
     steps = np.array([_step(area) for area in lying], np.int64)
-    begins, ends, parts = _cut(lying, steps)
-    blocks = np.zeros(len(begins), _BLOCK)
-    places = list(zip(begins.tolist(), ends.tolist(), strict=True))
-    blocks["low"], blocks["high"] = _compared(packed, places)
+    cuts, parts = _cut(lying, steps)
+    blocks = np.zeros(len(cuts), _BLOCK)
+    blocks["low"], blocks["high"] = _compared(packed, cuts)
     blocks["record"] = _NOWHERE
     if kept is not None:
         for name in parts.keys() & kept.parts.keys():
             _stay(blocks[parts[name]], kept.blocks[kept.parts[name]])
     new = np.flatnonzero(blocks["record"] == _NOWHERE)
     values = [bytearray()]
-    _write(packed, places, blocks, new, values)
+    _write(packed, cuts, blocks, new, values)
     old = _oldest(blocks, kept, int(blocks["size"][new].sum())) if kept is not None else new[:0]
-    _write(packed, places, blocks, old, values)
+    _write(packed, cuts, blocks, old, values)
     written = [bytes(value) for value in values if value]
     return Draft(packed[:start].copy(), len(packed), steps, blocks, parts, written, len(new), len(old), kept)
 
@@ -204,16 +203,15 @@ class Index:
         packed = buffer.first(self.length)
         packed[: len(self.head)] = self.head
         _, lying = areas(packed)
-        begins, ends, parts = self._cut(lying)
+        cuts, parts = self._cut(lying)
         blocks = self.blocks.copy()
-        places = list(zip(begins.tolist(), ends.tolist(), strict=True))
         columns = [blocks[name].tolist() for name in _STORED]
-        for (begin, end), xxh64, record, place, size in zip(places, *columns, strict=True):
+        for begin, end, xxh64, record, place, size in zip(*cuts.T.tolist(), *columns, strict=True):
             _read_block(records, xxh64, record, place, size, packed.data[begin:end])
-        blocks["low"], blocks["high"] = _compared(packed, places)
+        blocks["low"], blocks["high"] = _compared(packed, cuts)
         return read(packed), Kept(blocks, parts, self.records, self.end, 0).after(pointer)
 
-    def _cut(self, lying: list[Area]) -> tuple[I64, I64, dict[str, slice]]:
+    def _cut(self, lying: list[Area]) -> tuple[I64, dict[str, slice]]:
         if len(lying) != len(self.steps) or (self.steps <= 0).any():
             raise BadCheckpoint("its index does not say how its arrays are cut")
         sizes = np.array([area.end - area.begin for area in lying], np.int64)
@@ -303,20 +301,21 @@ def _step(area: Area) -> int:
     return BLOCK_BYTES // max(1, area.row) * area.row or BLOCK_BYTES
 
 
-def _cut(lying: list[Area], steps: I64) -> tuple[I64, I64, dict[str, slice]]:
-    """Where each block begins and ends, and which are whose."""
-    begins = [np.arange(area.begin, area.end, step) for area, step in zip(lying, steps.tolist(), strict=True)]
-    ends = [np.minimum(some + step, area.end) for some, area, step in zip(begins, lying, steps.tolist(), strict=True)]
-    edges = np.cumsum([0, *map(len, begins)]).tolist()
+def _cut(lying: list[Area], steps: I64) -> tuple[I64, dict[str, slice]]:
+    """Where each block begins and ends (rows of two), and which are whose."""
+    cuts = [np.empty((0, 2), np.int64)]
+    for area, step in zip(lying, steps.tolist(), strict=True):
+        begins = np.arange(area.begin, area.end, step)
+        cuts.append(np.column_stack([begins, np.minimum(begins + step, area.end)]))
+    edges = np.cumsum([len(some) for some in cuts]).tolist()
     parts = {area.name: slice(lo, hi) for area, (lo, hi) in zip(lying, pairwise(edges), strict=True)}
-    empty = [np.empty(0, np.int64)]
-    return np.concatenate(empty + begins), np.concatenate(empty + ends), parts
+    return np.concatenate(cuts), parts
 
 
-def _compared(packed: U8, places: list[tuple[int, int]]) -> tuple[Any, Any]:
+def _compared(packed: U8, cuts: I64) -> tuple[Any, Any]:
     """The hashes that blocks are compared by."""
     data = packed.data
-    digests = b"".join([xxhash.xxh3_128_digest(data[begin:end], _SEED) for begin, end in places])
+    digests = b"".join([xxhash.xxh3_128_digest(data[begin:end], _SEED) for begin, end in zip(*cuts.T.tolist(), strict=True)])
     halves = np.frombuffer(digests, "<u8").reshape(-1, 2)
     return halves[:, 0], halves[:, 1]
 
@@ -329,18 +328,20 @@ def _stay(blocks: Blocks, before: Blocks) -> None:
     blocks[same] = before[same]
 
 
-def _write(packed: U8, places: list[tuple[int, int]], blocks: Blocks, chosen: I64, values: list[bytearray]) -> None:
+def _write(packed: U8, cuts: I64, blocks: Blocks, chosen: I64, values: list[bytearray]) -> None:
     """Append the chosen blocks to the last of `values`, or to a new one where it would become too long for a record."""
-    stored = []
-    for i in chosen.tolist():
-        begin, end = places[i]
+    stored: dict[str, list[int]] = {name: [] for name in _STORED}
+    for begin, end in zip(*cuts[chosen].T.tolist(), strict=True):
         raw = packed.data[begin:end]
         piece = memoryview(cramjam.zstd.compress(raw, LEVEL))
         if values[-1] and len(values[-1]) + len(piece) > CHUNK_BYTES:
             values.append(bytearray())
-        stored.append((xxhash.xxh64_intdigest(raw), _NOWHERE - len(values), len(values[-1]), len(piece)))
+        stored["xxh64"].append(xxhash.xxh64_intdigest(raw))
+        stored["record"].append(_NOWHERE - len(values))
+        stored["place"].append(len(values[-1]))
+        stored["size"].append(len(piece))
         values[-1] += piece
-    for name, column in zip(_STORED, zip(*stored, strict=True), strict=bool(stored)):
+    for name, column in stored.items():
         blocks[name][chosen] = np.array(column, _BLOCK[name])
 
 
