@@ -46,6 +46,8 @@ MAX_GROUPS = 4
 """Groups of batches in one message: a few MB, which the pipeline folds in some 30 ms."""
 FETCH_BYTES = 4 << 20
 FETCH_WAIT_MS = 500
+READ_BACK_WAIT_MS = 10
+"""State is read to its end, where a fetch ahead waits for more, and the next partition's first fetch for that one."""
 STATE_WAIT_S = 60.0
 FENCED = (CommitFailedError, IllegalStateError, UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressError)
 """How a broker, or aiokafka itself, says that a commit comes from a member that is no more."""
@@ -273,7 +275,10 @@ class Topics:
         )
         await self._producer.start()
         self._reader = AIOKafkaConsumer(
-            **self._kafka.client(), enable_auto_commit=False, max_partition_fetch_bytes=FETCH_BYTES
+            **self._kafka.client(),
+            enable_auto_commit=False,
+            max_partition_fetch_bytes=FETCH_BYTES,
+            fetch_max_wait_ms=READ_BACK_WAIT_MS,
         )
         await self._reader.start()
         self._admin = AIOKafkaAdminClient(**self._kafka.client())
