@@ -72,7 +72,7 @@ def spend(assembly: Assembly, keys: int, slot: int, rng: np.random.Generator) ->
     sums = rng.integers(0, 5_000, (len(rows), MEASURES))
     sums[:, 0] *= 1_000
     sums[:, 3] = rng.integers(1, 4, len(rows))
-    assembly.pipeline._keys.add(rows, sums, slot)
+    assembly.pipeline._keys.add(rows, sums, np.full(len(rows), slot))
 
 
 def timed(make: Callable[[], Made]) -> tuple[tuple[float, float], Made]:

@@ -19,6 +19,7 @@ from schemas.batch import Ms
 from schemas.prices import PriceEntry
 from schemas.pulse import PULSE, Pulse
 from schemas.quarantine import Quarantined
+from schemas.reading import READING
 from schemas.rollup import USAGE
 from schemas.signals import SIGNAL, Signal
 from stream import metrics
@@ -216,6 +217,9 @@ class Worker:
         for rollup in output.usage:
             for part in rollup.parts():
                 await self._note(partition, self._names.signals, USAGE, part, 0)
+        for reading in output.readings:
+            for part in reading.parts():
+                await self._note(partition, self._names.signals, READING, part, 0)
         for row in refused:
             await self._note(partition, self._names.quarantine, None, row.to_json(), partition.number)
 

@@ -38,6 +38,7 @@ from stream.pipeline import Output, Pipeline
 from stream.sources import FileClock, LineReader
 from stream.tenants import TenantMeters
 from tests.calls import T0, Call, batch, pipeline
+from tests.exporters import exporters, flushed
 from tests.panes import START, judge_spending
 from tests.test_pipeline import streams
 
@@ -247,10 +248,10 @@ def told(said: Output) -> tuple[list[bytes], list[bytes], list[bytes]]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(streams(), st.data())
+@given(st.one_of(streams(), exporters()), st.data())
 def test_going_on_from_a_checkpoint_is_as_never_having_stopped(calls: list[Call], data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(calls)), min_size=1, max_size=3)))
-    ids = data.draw(st.lists(st.integers(1, 40), min_size=len(calls), max_size=len(calls)))
+    ids = [n if n > 40 else data.draw(st.integers(1, 40)) for n in range(len(calls))]
     whole, line = played(batch(calls, ids), [])
     pieces, other = played(batch(calls, ids), cuts)
     assert told(pieces) == told(whole)
@@ -283,11 +284,18 @@ def test_without_one_array_of_the_checkpoint_going_on_is_not_the_same(array: str
     assert told(played(calls, cut, without=array)[0]) != told(whole)
 
 
+def test_without_the_graces_of_the_checkpoint_a_late_tenant_is_not_judged_as_before() -> None:
+    calls = batch(sorted(flushed((0, 300), 30) + flushed((0, 300), 0, key=5)))
+    whole, _ = played(calls, [])
+    assert told(played(calls, [401])[0]) == told(whole)
+    assert told(played(calls, [401], without="grace.tenants")[0]) != told(whole)
+
+
 def test_a_part_that_cannot_start_at_a_default_is_missed_by_name() -> None:
     line = pipeline(SeenIds(16))
     line.feed(batch(HABIT[:10]))
     for name in line.snapshot():
-        if not name.startswith(("spend.", "counters.", "usage.")):
+        if not name.startswith(("spend.", "counters.", "usage.", "grace.", "meters.")):
             with pytest.raises(BadCheckpoint, match=name.rpartition(".")[2]):
                 resumed(line, without=name)
 

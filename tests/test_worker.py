@@ -18,12 +18,16 @@ from structlog.testing import capture_logs
 from actions.usage import holds_more, used
 from schemas.prices import PriceEntry
 from schemas.pulse import PULSE, Pulse
+from schemas.reading import READING, Reading
 from schemas.rollup import USAGE, Rollup
 from schemas.signals import SIGNAL, Signal
 from stream.assembly import Assembly
 from stream.blocks import Index, find
 from stream.checkpoint import EMPTY, IN_BLOCKS, Buffer, Pointer, read_chunk_key
+from stream.figures import Totals
+from stream.health import SPANS
 from stream.partition import Partition, StateLost
+from stream.readings import WIDTHS
 from stream.records import Fetched
 from stream.settings import SettingsError, WorkerSettings
 from stream.tenants import TenantMeters
@@ -80,8 +84,8 @@ async def play(member: Member, kind: type[Worker] = Worker, batches: Sequence[Fe
     return mine
 
 
-def said(log: Log) -> tuple[dict[str, Signal], dict[str, int], set[tuple[int, str]], dict[str, Any]]:
-    """Signals by id, what the tenants spent, refused lines (offset, reason), cells of usage."""
+def said(log: Log) -> tuple[dict[str, Signal], dict[str, int], set[tuple[int, str]], dict[str, Any], list[Totals]]:
+    """Signals by id, what the tenants spent, refused lines (offset, reason), cells of usage, what the meters stand at."""
     signals, meters, cells = {}, TenantMeters(), dict[str, Any]()
     for key, value in log.records["signals", 0]:
         if key == SIGNAL:
@@ -90,11 +94,15 @@ def said(log: Log) -> tuple[dict[str, Signal], dict[str, int], set[tuple[int, st
             for row in used(Rollup.read(value), "usage"):
                 if row["cell"] not in cells or holds_more(row, cells[row["cell"]]):
                     cells[row["cell"]] = row
+        elif key == READING:
+            meters.readings.fold(Reading.read(value, WIDTHS))
         else:
             assert key == PULSE
             meters.fold(Pulse.read(value))
+    readings, end = meters.readings, CALLS[-1][0]
+    stand = [readings.totals(whose, span, end) for whose in readings.known() for span in SPANS]
     refused = {(row["position"], row["reason"]) for row in map(json.loads, (v for _, v in log.records["quarantine", 0]))}
-    return signals, meters.spent(6 * HOUR), refused, cells
+    return signals, meters.spent(6 * HOUR), refused, cells, stand
 
 
 def state(log: Log) -> Any:
@@ -114,12 +122,13 @@ def truth() -> tuple[Any, Any]:
 
 
 def test_the_story_has_a_burn_and_poison(truth: tuple[Any, Any]) -> None:
-    (signals, spent, refused, cells), (offset, counters) = truth
+    (signals, spent, refused, cells, stand), (offset, counters) = truth
     assert {s.kind for s in signals.values()} == {"spend_spike"}
     assert len(refused) == 12
     assert (offset, counters["calls"]) == (len(CALLS), len(CALLS) - 12)
     assert counters["usd"] == (CALM + BURN + 1) * 10_000_000 + BURN * 30_000_000_000
     assert sum(spent.values()) == counters["usd"] - 10_000_000
+    assert BURN * 30_000_000_000 < stand[1].usd < (BURN + 1) * 30_000_000_000, "the fleet's last hour"
     assert sum(row["usd"] for row in cells.values()) == counters["usd"] - 10_000_000, "the last call's minute is not over"
 
 
