@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, Protocol
 
 import msgspec
@@ -20,6 +21,7 @@ from schemas.snapshot import BadCheckpoint, Snapshot, joined, part
 from stream.assembly import AFTER_END, Assembly
 from stream.checkpoint import (
     EMPTY,
+    IN_BLOCKS,
     Buffer,
     Checkpoint,
     Pointer,
@@ -180,9 +182,18 @@ def test_a_pointer_is_one_short_line_and_other_metadata_is_no_pointer() -> None:
     assert line.startswith("burnguard:1 generation=2147483648 number=1000000000 first=")
     assert len(line) < 200
     assert Pointer.read(line) == pointer
-    for other in ("", EMPTY, line[:-1], line + " ", line.replace(":1", ":2"), "x" * 5000, line.replace("first=", "first=-")):
+    for other in ("", EMPTY, line[:-1], line + " ", line.replace(":1", ":3"), "x" * 5000, line.replace("first=", "first=-")):
         with pytest.raises(BadCheckpoint, match="is not a pointer"):
             Pointer.read(other)
+
+
+def test_an_index_of_blocks_is_not_taken_for_a_whole_checkpoint() -> None:
+    pieces, pointer = written(Checkpoint({"rows": np.arange(9)}, ""))
+    other = replace(pointer, kind=IN_BLOCKS)
+    assert other.to_metadata().startswith("burnguard:2 ")
+    assert Pointer.read(other.to_metadata()) == other
+    with pytest.raises(BadCheckpoint, match="in blocks"):
+        unpack(pieces, other, Buffer())
 
 
 def test_a_chunks_key_says_whose_it_is() -> None:

@@ -25,7 +25,8 @@ from schemas.rollup import USAGE, Rollup
 from schemas.signals import SIGNAL, Signal
 from schemas.usage import UsageEvent
 from stream.assembly import Assembly
-from stream.checkpoint import EMPTY, Buffer, Pointer, unpack
+from stream.blocks import find
+from stream.checkpoint import EMPTY, Buffer, Pointer
 from stream.distinct import MANY
 from stream.health import SPANS
 from stream.measures import HEALTH
@@ -134,8 +135,8 @@ async def restored(kafka: KafkaSettings, committed: dict[int, tuple[int, str]]) 
         for partition, (offset, metadata) in committed.items():
             assembly = Assembly(BOOK, partition=partition)
             if metadata != EMPTY:
-                chunks = await topics.read_state(partition, Pointer.read(metadata))
-                assembly.restore(unpack(chunks, Pointer.read(metadata), Buffer()).state)
+                checkpoint = await find(topics, partition, Pointer.read(metadata))
+                assembly.restore(checkpoint.fill(Buffer())[0].state)
             found[partition] = (offset, assembly)
         return found
     finally:
