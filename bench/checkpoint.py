@@ -23,6 +23,7 @@ from schemas.decode import split
 from stream.assembly import Assembly
 from stream.blocks import State, Written, find
 from stream.checkpoint import Buffer, Checkpoint, Pointer, chunks, compress, pack, unpack
+from stream.measures import FIRST_COUNT
 from stream.settings import WorkerSettings
 from stream.windows import MEASURES
 from stream.worker import pause
