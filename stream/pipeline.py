@@ -48,12 +48,14 @@ COUNTERS = (
     "other_key",
     "evicted",
     "unmetered",
+    "forgotten_session",
     "usd",
     "guessed_usd",
 )
 """Totals of a partition; `other` are calls whose feature or operation is counted as "other", `other_key` those of new keys
 that are counted under their tenant's key "other", `evicted` the keys that were forgotten (see Rows), `unmetered` calls of a
-use (tenant, feature, model) that found no room among the meters of uses."""
+use (tenant, feature, model) that found no room among the meters of uses, `forgotten_session` the sessions that left for
+newer ones."""
 
 
 class Prices(Protocol):
@@ -313,7 +315,9 @@ class Pipeline:
         self.counters["other"] += self._cells.fold(batch, clock, sums, keep, self._edge * SLICE // HOUR)
         self.counters["usd"] += int(sums[kept, USD].sum())
         self.counters["guessed_usd"] += int(sums[kept, GUESSED].sum())
-        self.counters["unmetered"] += self.meters.add(batch, clock, sums, keep)
+        unmetered, forgotten = self.meters.add(batch, clock, sums, keep)
+        self.counters["unmetered"] += unmetered
+        self.counters["forgotten_session"] += forgotten
 
     def _pass_to(self, edge: int, output: Output) -> None:
         """Close every slice before `edge`, and say what was used where a minute ends on the way."""
