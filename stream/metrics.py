@@ -35,7 +35,13 @@ SIGNALS = Counter("burnguard_signals", "Signals said", ["kind", "phase"])
 SIGNAL_DELAY = Histogram("burnguard_signal_delay_seconds", "From the end of the pane to the signal", buckets=SECONDS)
 CHECKPOINT_STALL = Histogram("burnguard_checkpoint_stall_seconds", "Folding waits while the state is copied", buckets=SECONDS)
 CHECKPOINT_SECONDS = Histogram("burnguard_checkpoint_seconds", "From the cut to the commit", buckets=SECONDS)
-CHECKPOINT_BYTES = Counter("burnguard_checkpoint_bytes", "Compressed bytes of checkpoints written")
+CHECKPOINT_BYTES = Counter("burnguard_checkpoint_bytes", "Compressed bytes of checkpoints written, their indexes too")
+CHECKPOINT_BLOCKS = Counter(
+    "burnguard_checkpoint_blocks",
+    "Blocks of checkpoints: `changed` and written, `moved` (old and written again), `kept` where they lie",
+    ["what"],
+)
+CHECKPOINT_INTERVAL = Gauge("burnguard_checkpoint_interval_seconds", "From the last round of checkpoints to the next")
 RESTORE_SECONDS = Histogram("burnguard_restore_seconds", "Loading a partition", buckets=SECONDS)
 FENCED = Counter("burnguard_fenced", "Commits that the group refused because it had moved on")
 PARTITIONS = Gauge("burnguard_partitions", "Partitions loaded here")
@@ -43,6 +49,15 @@ LAG = Gauge("burnguard_lag", "Records behind the end of the partition", ["partit
 UNCOMMITTED = Gauge("burnguard_uncommitted", "Records folded since the pointers that are committed")
 CLOCK_AGE = Gauge("burnguard_clock_age_seconds", "How far the oldest clock of a partition is behind ours")
 POINTER_AGE = Gauge("burnguard_pointer_age_seconds", "Since the oldest pointer of a partition that has changed")
+
+
+class Written(Protocol):
+    """What is measured of a checkpoint."""
+
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def blocks(self) -> dict[str, int]: ...
 
 
 class Standing(Protocol):
@@ -75,9 +90,11 @@ def said(signal: Signal, now: Ms) -> None:
     SIGNAL_DELAY.observe(max(0, now - signal.at) / 1000)
 
 
-def checkpointed(size: int, seconds: float) -> None:
+def checkpointed(written: Written, seconds: float) -> None:
     """Count a checkpoint."""
-    CHECKPOINT_BYTES.inc(size)
+    CHECKPOINT_BYTES.inc(written.bytes)
+    for what, blocks in written.blocks.items():
+        CHECKPOINT_BLOCKS.labels(what).inc(blocks)
     CHECKPOINT_SECONDS.observe(seconds)
 
 

@@ -20,8 +20,8 @@ LEAVES = 16
 """A round makes room for one key in so many of the most."""
 RECENT: Ms = 3 * HOUR
 """Who was heard of within this is not forgotten: usage and windows of hours that are not over may refer to it."""
-EMPTY: Ms = 25 * HOUR
-"""All windows of who was silent for longer are empty."""
+EMPTY: Ms = 49 * HOUR
+"""All meters of who was silent for longer are empty."""
 HEARD = np.dtype([("first", np.int64), ("last", np.int64), ("call", np.int64)])
 """Clock of the first and of the last call of a row, and the last one's number among the partition's; 0: never heard of."""
 Heard: TypeAlias = NDArray[np.void]
@@ -56,7 +56,7 @@ class Rows:
     of made-up keys pushes out no real one. Never one with an open episode, nor one heard of within three hours. Where that
     leaves no room there may be up to twice as many; a key that is new beyond that is not known at all, and its calls are
     for the pipeline to count as those of its tenant's other keys. Tenants are forgotten when they were silent for more than
-    25 hours, which empties all their windows, and no key of theirs is known. Who comes back is new.
+    49 hours, which empties all their meters, and no key of theirs is known. Who comes back is new.
     """
 
     def __init__(self, most: int = MOST_KEYS, young: Ms = YOUNG) -> None:

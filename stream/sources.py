@@ -25,11 +25,14 @@ BLOCK_BYTES = 4 << 20
 AROUND = 50
 """Lines before and after a line whose median `ts` is its clock: 101 in all."""
 
-KINDS = {"I8": np.int8, "I32": np.int32, "I64": np.int64, "U64": np.uint64}
+KINDS = {"I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64, "U64": np.uint64}
 HELD = {column.name: KINDS[str(column.type)] for column in fields(Batch)}
 """The columns of a batch and their types."""
-LATER = ("feature", "operation")
-"""The columns that a batch of an older checkpoint lacks: nothing was named."""
+LATER = {
+    **dict.fromkeys(("feature", "operation", "user", "address", "session", "fingerprint"), 0),
+    **dict.fromkeys(("attempt", "status", "latency_ms", "fallback", "response_cache"), ABSENT),
+}
+"""The columns that a batch of an older checkpoint lacks, and what they then hold: nothing was said."""
 
 
 class BrokenFile(Exception):
@@ -156,7 +159,8 @@ class FileClock:
         """Raises BadCheckpoint."""
         held = part(snapshot, "held")
         if held:
-            held |= {name: np.zeros(len(held["ts"]), HELD[name]) for name in LATER if "ts" in held and name not in held}
+            lacking = {name: value for name, value in LATER.items() if "ts" in held and name not in held}
+            held |= {name: np.full(len(held["ts"]), value, HELD[name]) for name, value in lacking.items()}
             alike(held, *HELD)
         self._held = Batch(*(array(held, name, kind) for name, kind in HELD.items())) if held else None
         self._done, self._clock = number(snapshot, "done"), number(snapshot, "clock")

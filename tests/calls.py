@@ -52,6 +52,7 @@ def batch(calls: list[Call], ids: list[int] | None = None) -> Batch:
     n = len(calls)
     clock, ts, key, usd = (np.array([c[i] for c in calls]) for i in range(4)) if n else (np.empty(0),) * 4
     unknown = np.full(n, ABSENT, np.int32)
+    nobody = np.zeros(n, np.uint64)
     return Batch(
         clock=clock.astype(np.int64) + T0,
         position=np.arange(n),
@@ -72,6 +73,15 @@ def batch(calls: list[Call], ids: list[int] | None = None) -> Batch:
         audio_input_tokens=unknown,
         audio_output_tokens=unknown,
         web_search_requests=unknown,
+        attempt=unknown,
+        status=unknown.astype(np.int16),
+        latency_ms=unknown,
+        fallback=unknown.astype(np.int8),
+        response_cache=unknown.astype(np.int8),
+        user=nobody,
+        address=nobody,
+        session=nobody,
+        fingerprint=nobody,
     )
 
 
