@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, NoReturn, cast
 
 import faust
+import numpy as np
 import structlog
 from aiohttp import web
 from aiokafka.errors import KafkaError as KafkaError
@@ -67,6 +68,8 @@ def compile_kernels() -> None:
         lines = to_lines("kernels", [Fetched(n, n + 1, (RawBatch(n, 1, 1_000_000_000 + n * 60_000, body),))])
         assembly.pipeline.feed(assembly.decoder.decode(lines)[0])
     fresh.restore(read(decompress(compress(pack(Checkpoint(assembly.snapshot(), ""), Buffer())), Buffer())).state)
+    fresh.decoder.keys.idle = np.zeros(1, np.int32)
+    fresh.decoder.decode(lines)
 
 
 def faust_app(kafka: KafkaSettings, settings: WorkerSettings) -> faust.App:

@@ -206,6 +206,10 @@ class Run:
             f"summary    {live['unique']} calls, {usd(live['usd'])} spent; {live['duplicate']} duplicates,"
             f" {live['late']} late, {live['skewed']} ahead of the clock, {self._quarantine.kept} lines quarantined"
         )
+        if live["evicted"] or live["other_key"]:
+            self._say(
+                f"keys       {live['evicted']} forgotten, {live['other_key']} calls of others for which there was no room"
+            )
         if self._progress is not None and self._progress.restored:
             calls, spent, refused = self._progress.total()
             self._say(
