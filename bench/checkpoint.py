@@ -24,6 +24,7 @@ from schemas.decode import split
 from stream.assembly import Assembly
 from stream.blocks import State, Written, find
 from stream.checkpoint import Buffer, Checkpoint, Pointer, chunks, compress, pack, unpack
+from stream.measures import FIRST_COUNT
 from stream.settings import WorkerSettings
 from stream.windows import MEASURES
 from stream.worker import pause
@@ -72,7 +73,7 @@ def spend(assembly: Assembly, keys: int, slot: int, rng: np.random.Generator) ->
     rows = np.flatnonzero(rng.random(keys) < 1 / 3).astype(np.int32)
     sums = rng.integers(0, 5_000, (len(rows), MEASURES))
     sums[:, 0] *= 1_000
-    sums[:, 3] = rng.integers(1, 4, len(rows))
+    sums[:, FIRST_COUNT] = rng.integers(1, 4, len(rows))
     assembly.pipeline._keys.add(rows, sums, np.full(len(rows), slot))
 
 

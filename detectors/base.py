@@ -38,6 +38,10 @@ class PaneDetector(Protocol):
         """Keys whose open episode burned in their last slice."""
         ...
 
+    def forget(self, rows: I32) -> None:
+        """These rows are as if no key had ever been in them. None of them is watched."""
+        ...
+
     def snapshot(self) -> Snapshot:
         """Its columns as records of named fields, so that a column added later starts at its default."""
         ...

@@ -13,7 +13,7 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from schemas.batch import ABSENT, RESPONSE_CACHE, SERVICE_TIERS, Batch, Lines
+from schemas.batch import ABSENT, I32, RESPONSE_CACHE, SERVICE_TIERS, Batch, Lines
 from schemas.quarantine import Quarantined, fingerprint
 from schemas.scan import COUNTS, ENUMS, FIELDS, IDS, MAX_LINE, MS, NAMES, P2, P3, TIMES, WRITE, WRITE_1H, scan
 from schemas.snapshot import BadCheckpoint, Snapshot, array, joined, number, of_numbers, of_texts, part, texts
@@ -27,6 +27,7 @@ AT_ONCE = 2_000
 MOST_NAMES, LONGEST_NAME = 100, 64
 MOST_FEATURES, MOST_OPERATIONS = 1_000, 100
 """Of a partition; who comes later is "other"."""
+NOBODY: I32 = np.empty(0, np.int32)
 _SHOWN = re.compile(SHOWN)
 _VERSION = re.compile(r"@|-[0-9]{2,}(?:-|\Z)|\Z")
 
@@ -109,8 +110,15 @@ class Decoder:
         self.unknown_names: Counter[str] = Counter()
         self._accepted = 0
 
-    def decode(self, lines: Lines, first_line: int = 0, partition: int = 0) -> tuple[Batch, list[Quarantined]]:
-        """The calls of the lines in order, and a row for every line that was refused."""
+    def decode(
+        self, lines: Lines, first_line: int = 0, partition: int = 0, held: Batch | None = None
+    ) -> tuple[Batch, list[Quarantined]]:
+        """The calls of the lines in order, and a row for every line that was refused.
+
+        New names may get the idle rows of tenants and keys, so all that was decoded before must be folded, but `held`.
+        """
+        self.tenants.free(NOBODY if held is None else held.tenant)
+        self.keys.free(NOBODY if held is None else held.key)
         if len(lines.start) <= AT_ONCE:
             return self._decode(lines, first_line, partition)
         firsts = range(0, len(lines.start), AT_ONCE)

@@ -101,6 +101,7 @@ async def work(kafka: KafkaSettings, settings: WorkerSettings, prices: list[Pric
         checkpoint_s=settings.checkpoint_s,
         longest_s=settings.longest_s,
         bytes_s=settings.checkpoint_mb_s * 1e6,
+        keys=settings.keys,
         clock=wall,
     )
     usage = app.topic(kafka.usage_topic, value_type=None, value_serializer="raw", key_serializer="raw", maxsize=8)

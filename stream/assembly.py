@@ -18,6 +18,7 @@ from stream.grace import RULE
 from stream.pipeline import Pipeline
 from stream.pricing import PriceBook
 from stream.responder import Responder
+from stream.rows import MOST_KEYS, Rows
 
 AFTER_END: Ms = 15 * 60_000
 """How far the clock moves on when a file has ended."""
@@ -31,11 +32,16 @@ def pane_detectors(gates_usd: Gates = GATES_USD) -> list[PaneDetector]:
 class Assembly:
     """One partition: its decoder and its pipeline with every detector; `config` is the hash of what it judges by.
 
-    Its dedupe window holds `dedupe` ids, or grows up to `most`.
+    Its dedupe window holds `dedupe` ids, or grows up to `most`; it keeps `keys` keys (see Rows).
     """
 
     def __init__(
-        self, prices: Sequence[PriceEntry], dedupe: int = NEWEST_IDS, partition: int = 0, most: int | None = None
+        self,
+        prices: Sequence[PriceEntry],
+        dedupe: int = NEWEST_IDS,
+        partition: int = 0,
+        most: int | None = None,
+        keys: int = MOST_KEYS,
     ) -> None:
         self.prices, judges = PriceBook(prices), pane_detectors()
         self.config = identity(self.prices.version, RULE, *(detector.config for detector in judges))
@@ -45,6 +51,7 @@ class Assembly:
             self.decoder,
             judges,
             seen=SeenIds(dedupe, most),
+            rows=Rows(keys),
             partition=partition,
             config=self.config,
         )

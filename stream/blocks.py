@@ -4,7 +4,7 @@ A block is some whole rows of one array, counted from that array's beginning, so
 A record of the state topic holds blocks, each compressed on its own. The index is the head of the packed checkpoint and,
 for every block, the record that holds it, its place in there and the XXH64 of its bytes; it is itself packed and compressed
 as a checkpoint is. A block that did not change stays where an earlier checkpoint has put it. Why that is safe:
-docs/decisions/0009-a-checkpoint-in-blocks.md.
+docs/decisions/0010-a-checkpoint-in-blocks.md.
 """
 
 from __future__ import annotations

@@ -101,6 +101,10 @@ class Graces:
             rows[:have], heard[: self.news] = self.tenants, self.heard[: self.news]
             self.tenants, self.heard = rows, heard
 
+    def forget(self, rows: I32) -> None:
+        """These rows are other tenants' from now on, of whom nothing is known."""
+        self.tenants[rows] = np.zeros((), TENANT)
+
     def follow(self, edge: int) -> I64:
         """Before the partition's `edge` moves: raise what must be raised. Returns the tenants that may be lowered."""
         heard, self.news = self.heard[: self.news], 0

@@ -78,7 +78,7 @@ class Group:
         for columns in self._columns().values():
             columns.keep(rows)
 
-    def forget(self, rows: I64) -> None:
+    def forget(self, rows: I32 | I64) -> None:
         """These rows begin anew."""
         for columns in self._columns().values():
             columns.forget(rows)
@@ -114,19 +114,19 @@ class Meters:
         self.key_health.grow(keys)
         self.key_seen.grow(keys)
 
-    def add(self, batch: Batch, clock: I64, sums: I64, calls: I64) -> int:
+    def add(self, batch: Batch, clock: I64, sums: I64, calls: I64) -> tuple[int, int]:
         """The calls `calls` (places in the batch), sums x OF_A_CALL; one that is ahead of its clock is counted at the clock.
 
-        Returns how many are of a use too many.
+        Returns how many are of a use too many, and how many sessions were forgotten.
         """
         ts = np.minimum(batch.ts, clock)
         self.key_health.add(calls, batch.key, ts, sums)
         self.key_seen.add(calls, batch.key, ts, (batch.user, batch.address, batch.session, batch.fingerprint))
-        self.sessions.add(calls, batch.session, batch.key, ts, sums)
+        forgotten = self.sessions.add(calls, batch.session, batch.key, ts, sums)
         rows, unmetered = self.uses.rows(calls, batch.tenant, batch.feature, batch.model)
         self.of_uses.grow(len(self.uses))
         self.of_uses.add(batch, calls, rows, ts, sums)
-        return unmetered
+        return unmetered, forgotten
 
     def reading(self, partition: int, clock: Ms, tenants: Names, features: Names, models: Names) -> Reading | None:
         """What all uses stand at that had a call since the last reading; None where none had."""
@@ -140,13 +140,13 @@ class Meters:
         """Uses whose meters are all empty leave."""
         self._keep(~self.of_uses.idle(now))
 
-    def forget_keys(self, rows: I64) -> None:
+    def forget_keys(self, rows: I32) -> None:
         """These rows begin anew, as another key's."""
         self.key_health.forget(rows)
         self.key_seen.forget(rows)
         self.sessions.forget(rows)
 
-    def forget_tenants(self, rows: I64) -> None:
+    def forget_tenants(self, rows: I32) -> None:
         """These rows of tenants are another's from now on."""
         self._keep(~np.isin(self.uses.tenants, rows))
 

@@ -23,6 +23,12 @@ DUPLICATE = Counter("burnguard_duplicate", "Calls dropped because their event id
 LATE = Counter("burnguard_late", "Calls that came after their own slice had closed")
 SKEWED = Counter("burnguard_skewed", "Calls more than a minute ahead of the clock, counted at the clock")
 OTHER = Counter("burnguard_other", "Calls whose feature or operation is counted as `other`: there was no room for its name")
+OTHER_KEY = Counter(
+    "burnguard_other_key", "Calls of new keys counted under their tenant's key `other`: no room for more keys"
+)
+EVICTED = Counter("burnguard_evicted", "Keys forgotten because a partition knew more than `BURNGUARD_WORKER_KEYS`")
+UNMETERED = Counter("burnguard_unmetered", "Calls of a tenant, feature and model that found no room among the meters")
+FORGOTTEN_SESSION = Counter("burnguard_forgotten_session", "Sessions that left their partition's table for newer ones")
 USD = Counter("burnguard_usd", "Dollars that the folded calls cost")
 QUARANTINED = Counter("burnguard_quarantined", "Lines refused and written to the quarantine topic")
 SKIPPED = Counter("burnguard_skipped", "Records fetched again that were folded before; grows only after a rebalance")
@@ -72,7 +78,8 @@ class Standing(Protocol):
 def folded(before: Mapping[str, int], after: Mapping[str, int], refused: int, again: int) -> None:
     """Count what one fold added."""
     counted = ((CALLS, "calls"), (DUPLICATE, "duplicate"), (LATE, "late"), (SKEWED, "skewed"), (OTHER, "other"))
-    for counter, name in counted:
+    no_room = ((OTHER_KEY, "other_key"), (EVICTED, "evicted"), (UNMETERED, "unmetered"))
+    for counter, name in (*counted, *no_room, (FORGOTTEN_SESSION, "forgotten_session")):
         counter.inc(after[name] - before[name])
     USD.inc((after["usd"] - before["usd"]) / NANO)
     QUARANTINED.inc(refused)

@@ -157,17 +157,18 @@ async def load(
     topics: Topics,
     names: Names,
     prices: list[PriceEntry],
+    keys: int,
     buffer: SharedBuffer,
 ) -> Partition:
     """The partition at its pointer; `kept` itself where the pointer is still the one that it wrote or was loaded from.
 
-    Raises Fenced, Away, StateLost, BadCheckpoint.
+    It keeps `keys` keys. Raises Fenced, Away, StateLost, BadCheckpoint.
     """
     found = await group.committed(number)
     if kept is not None and found is not None and found[1] == kept.pointer:
         kept.generation = generation
         return kept
-    assembly = Assembly(prices, partition=number)
+    assembly = Assembly(prices, partition=number, keys=keys)
     if found is None:
         found = await _begin(number, generation, group, topics, names)
     next, pointer = found

@@ -15,13 +15,14 @@ from schemas.batch import I32, I64, SLICE, Batch, Ms, Pane
 from schemas.pulse import Pulse, Slots
 from schemas.reading import Reading
 from schemas.rollup import Rollup, used
-from schemas.signals import Signal
+from schemas.signals import OTHER_KEYS, Signal
 from schemas.snapshot import Snapshot, array, joined, number, of_numbers, part
 from stream.cells import OF_MEASURES, WHAT, WHEN, WHO, Cells
 from stream.dedupe import SeenIds
 from stream.grace import GRACE, Graces
 from stream.measures import GUESSED, USD, measures
 from stream.meters import Meters
+from stream.rows import Rows
 from stream.windows import (
     HOUR,
     LATE,
@@ -37,9 +38,24 @@ from stream.windows import (
 )
 
 DEAREST = 100
-COUNTERS = ("calls", "unique", "duplicate", "late", "skewed", "other", "unmetered", "usd", "guessed_usd")
-"""Totals of a partition; `other` are calls whose feature or operation is counted as "other", `unmetered` those of
-a use (tenant, feature, model) that found no room among the meters of uses."""
+COUNTERS = (
+    "calls",
+    "unique",
+    "duplicate",
+    "late",
+    "skewed",
+    "other",
+    "other_key",
+    "evicted",
+    "unmetered",
+    "forgotten_session",
+    "usd",
+    "guessed_usd",
+)
+"""Totals of a partition; `other` are calls whose feature or operation is counted as "other", `other_key` those of new keys
+that are counted under their tenant's key "other", `evicted` the keys that were forgotten (see Rows), `unmetered` calls of a
+use (tenant, feature, model) that found no room among the meters of uses, `forgotten_session` the sessions that left for
+newer ones."""
 
 
 class Prices(Protocol):
@@ -54,9 +70,9 @@ class Vocabularies(Protocol):
     """What the rows of a batch's columns stand for; the decoder's."""
 
     @property
-    def tenants(self) -> Named: ...
+    def tenants(self) -> Reused: ...
     @property
-    def keys(self) -> Named: ...
+    def keys(self) -> Reused: ...
     @property
     def models(self) -> Named: ...
     @property
@@ -70,6 +86,16 @@ class Named(Protocol):
 
     @property
     def names(self) -> Names: ...
+
+
+class Reused(Named, Protocol):
+    """A vocabulary that may give its `idle` rows to other names once all that it gave rows to is folded."""
+
+    idle: I32
+
+    def row(self, *parts: str) -> int:
+        """The row of a name, a new one if it is new."""
+        ...
 
 
 @dataclass(slots=True)
@@ -114,6 +140,7 @@ class Pipeline:
         detectors: list[PaneDetector],
         *,
         seen: SeenIds,
+        rows: Rows | None = None,
         partition: int = 0,
         config: str = "",
     ) -> None:
@@ -121,6 +148,7 @@ class Pipeline:
         self._names = vocabularies
         self._detectors = detectors
         self._seen = seen
+        self._rows = rows or Rows()
         self._partition = partition
         self._config = config
         self._keys = Meter()
@@ -158,6 +186,7 @@ class Pipeline:
             self._fold(batch, clock, sums, fresh, lo, hi)
             self._covered = int(batch.position[hi - 1])
         self._clock = int(clock[-1])
+        self._hand_back(batch.key[~fresh], batch.tenant[~fresh])
         return output
 
     def advance(self, now: Ms) -> Output:
@@ -211,6 +240,7 @@ class Pipeline:
                 usage=self._cells.snapshot(),
                 meters=self.meters.snapshot(),
                 seen=self._seen.snapshot(),
+                rows=self._rows.snapshot(self._keys.rows, self._tenants.rows),
                 counters=of_numbers(**self.counters),
                 **{detector.name: detector.snapshot() for detector in self._detectors},
             )
@@ -236,6 +266,7 @@ class Pipeline:
         self._tenant_of = array(snapshot, "tenant_of", np.int32)
         self._late = [array(snapshot, "late", np.int64, 3)]
         self._clock, self._edge, self._covered = (number(snapshot, name) for name in ("clock", "edge", "covered"))
+        self._rows.restore(part(snapshot, "rows"), self._keys.rows, self._tenants.rows, self._clock)
 
     def _grow(self, batch: Batch) -> None:
         keys, tenants = len(self._names.keys.names), len(self._names.tenants.names)
@@ -243,6 +274,7 @@ class Pipeline:
         self._tenants.grow(tenants)
         self._graces.grow(tenants)
         self.meters.grow(keys)
+        self._rows.grow(keys, tenants)
         self._open.grow(keys, len(batch))
         if keys > len(self._tenant_of):
             self._tenant_of = np.resize(self._tenant_of, max(keys, 2 * len(self._tenant_of)))
@@ -255,6 +287,7 @@ class Pipeline:
         self.counters["duplicate"] += hi - lo - len(keep)
         if not len(keep):
             return
+        batch = self._with_room(batch, clock, keep)
         late = np.empty((len(keep), 3), np.int64)
         graces = self._graces
         self._open.used, behind, skewed, graces.news = fold_rows(
@@ -282,11 +315,14 @@ class Pipeline:
         self.counters["other"] += self._cells.fold(batch, clock, sums, keep, self._edge * SLICE // HOUR)
         self.counters["usd"] += int(sums[kept, USD].sum())
         self.counters["guessed_usd"] += int(sums[kept, GUESSED].sum())
-        self.counters["unmetered"] += self.meters.add(batch, clock, sums, keep)
+        unmetered, forgotten = self.meters.add(batch, clock, sums, keep)
+        self.counters["unmetered"] += unmetered
+        self.counters["forgotten_session"] += forgotten
 
     def _pass_to(self, edge: int, output: Output) -> None:
         """Close every slice before `edge`, and say what was used where a minute ends on the way."""
         before = self._edge
+        self._make_room(edge, output)
         self._close_before(edge, output)
         if before != NEVER and edge * SLICE // MINUTE > before * SLICE // MINUTE:
             said = self._cells.take(edge * SLICE // HOUR)
@@ -301,6 +337,61 @@ class Pipeline:
                 output.readings.append(reading)
             if minute // HOUR > before * SLICE // HOUR:
                 self.meters.tidy(minute)
+
+    def _make_room(self, edge: int, output: Output) -> None:
+        """At the end of every minute up to `edge`, forget who need not be known any more (see Rows)."""
+        if self._edge == NEVER:
+            return
+        minute, last = self._edge * SLICE // MINUTE + 1, edge * SLICE // MINUTE
+        for end in range(minute * MINUTE, (last + 1) * MINUTE, MINUTE):
+            if not self._rows.crowded:
+                break
+            self._close_before(end // SLICE, output)
+            self._forget_keys(end)
+        if minute <= last:
+            self._forget_tenants(last * MINUTE)
+
+    def _forget_keys(self, now: Ms) -> None:
+        """The rows are as if nobody had ever been in them; who comes again before they are handed back is in his own."""
+        watched = np.array([row for d in self._detectors for row in d.watched()], np.int32)
+        rows = self._rows.forget_keys(now, watched)
+        self._keys.forget(rows)
+        self.meters.forget_keys(rows)
+        for detector in self._detectors:
+            detector.forget(rows)
+        self.counters["evicted"] += len(rows)
+        _leave(self._names.keys, rows)
+
+    def _forget_tenants(self, now: Ms) -> None:
+        rows = self._rows.forget_tenants(now, self._tenant_of)
+        if len(rows):
+            self._tenants.forget(rows)
+            self._graces.forget(rows)
+            self.meters.forget_tenants(rows)
+        _leave(self._names.tenants, rows)
+
+    def _with_room(self, batch: Batch, clock: I64, calls: NDArray[np.intp]) -> Batch:
+        """The batch in which calls that found no room for their new key are their tenant's other keys'."""
+        beyond = self._rows.hear(batch, clock, calls)
+        if not beyond.any():
+            return batch
+        _leave(self._names.keys, batch.key[calls[beyond]])
+        key = batch.key.copy()
+        for tenant in np.unique(batch.tenant[calls[beyond]]).tolist():
+            mine = calls[beyond & (batch.tenant[calls] == tenant)]
+            key[mine] = self._names.keys.row(self._names.tenants.names[tenant][0], OTHER_KEYS)
+        batch = replace(batch, key=key)
+        self._grow(batch)
+        self._rows.hear_of_others(batch, clock, calls, beyond)
+        self.counters["other_key"] += int(beyond.sum())
+        return batch
+
+    def _hand_back(self, keys: I32, tenants: I32) -> None:
+        """Only rows that stand for nobody are idle: of who was forgotten and did not come again, or was never let in."""
+        _leave(self._names.keys, keys)
+        _leave(self._names.tenants, tenants)
+        of_keys, of_tenants = self._rows.unknown(self._names.keys.idle, self._names.tenants.idle)
+        self._names.keys.idle, self._names.tenants.idle = of_keys, of_tenants
 
     def _rollup(self, cells: I64, clock: Ms) -> Rollup:
         keys, key = used(self._names.keys.names, cells[:, WHO] >> 32)
@@ -359,6 +450,7 @@ class Pipeline:
         pane = pane_of(self._keys, starts, judged, self._tenant_of[judged], sums)
         for detector in self._detectors:
             said = detector.judge(pane, self._names.keys.names)
+            said.sort(key=lambda signal: (signal.tenant, signal.key_id))
             output.signals += (replace(signal, partition=self._partition, config=self._config) for signal in said)
         return keys, slots, sums
 
@@ -374,7 +466,7 @@ class Pipeline:
         watched = self._watched()
         newest, _ = self._graces.closing(self._tenant_of[watched], slot)
         shown = np.isin(keys, watched)
-        shown[np.argsort(-sums[:, USD], kind="stable")[:DEAREST]] = True
+        shown[_dearest(sums[:, USD], self._rows.keys["call"][keys])] = True
         told = np.concatenate([keys[shown], watched])
         spent = np.bincount((slot - slots) * self._tenants.rows + self._tenant_of[keys])
         behind, tenant = np.divmod(np.flatnonzero(spent), self._tenants.rows)
@@ -400,6 +492,21 @@ class Pipeline:
             ),
             burning=tuple((n[0], n[1]) for n in (names[row] for row in sorted(burning))),
         )
+
+
+def _dearest(usd: I64, call: I64) -> NDArray[np.intp]:
+    """Which keys of a pane were the dearest; of those that cost the same, the ones whose last call came first."""
+    if len(usd) <= DEAREST:
+        return np.arange(len(usd))
+    least = np.partition(usd, -DEAREST)[-DEAREST]
+    dearer, tied = np.flatnonzero(usd > least), np.flatnonzero(usd == least)
+    return np.concatenate([dearer, tied[np.argsort(call[tied])[: DEAREST - len(dearer)]]])
+
+
+def _leave(names: Reused, rows: I32) -> None:
+    """Perhaps nobody needs these rows any more."""
+    if len(rows):
+        names.idle = np.concatenate([names.idle, rows])
 
 
 def pane_of(meter: Meter, slots: I64, keys: I32, tenants: I32, sums: I64) -> Pane:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import compress
 from typing import TypeAlias
 
 import numpy as np
@@ -47,6 +48,16 @@ class Readings:
         rows = np.array([self._row((reading.partition, use)) for use in reading.names], np.int64)
         self._group.grow(len(self._rows))
         self._group.unite(reading, rows)
+
+    def tidy(self, now: Ms) -> None:
+        """Uses whose meters are all empty leave."""
+        kept = ~self._group.idle(now)
+        if not kept.all():
+            places = list(compress(self._rows, kept))
+            self._group.keep(kept)
+            self._rows, self._of = {}, {Whose(None): []}
+            for place in places:
+                self._row(place)
 
     def known(self) -> list[Whose]:
         """The fleet, and everybody of whom anything was ever said."""

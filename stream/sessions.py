@@ -7,7 +7,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from schemas.batch import I32, I64, U64
-from schemas.snapshot import BadCheckpoint, Snapshot, number, of_numbers, records
+from schemas.snapshot import BadCheckpoint, Snapshot, records
 from stream.measures import RETRIES, USD
 
 WAYS, SETS = 8, 1 << 13
@@ -84,11 +84,13 @@ class Sessions:
     def __init__(self) -> None:
         self._tags = np.zeros(SETS * WAYS, np.uint64)
         self._table = np.zeros(SETS * WAYS, SESSION)
-        self.forgotten = 0
 
-    def add(self, calls: I64, sessions: U64, keys: I32, ts: I64, sums: I64) -> None:
-        """The calls `calls` (places in the columns) happened at `ts`; a session of 0 is none."""
-        self.forgotten += int(add_calls(self._tags, self._table, calls, sessions, keys, ts, sums))
+    def add(self, calls: I64, sessions: U64, keys: I32, ts: I64, sums: I64) -> int:
+        """The calls `calls` (places in the columns) happened at `ts`; a session of 0 is none.
+
+        Returns how many sessions were forgotten for it.
+        """
+        return int(add_calls(self._tags, self._table, calls, sessions, keys, ts, sums))
 
     def of(self, key: int) -> NDArray[np.void]:
         """The sessions of a key's row as records of SESSION, dearest first."""
@@ -96,14 +98,14 @@ class Sessions:
         dearest: NDArray[np.void] = found[np.argsort(-found["usd"], kind="stable")]
         return dearest
 
-    def forget(self, keys: I64) -> None:
+    def forget(self, keys: I32) -> None:
         """The sessions of these keys leave."""
         gone = np.isin(self._table["key"], keys) & (self._table["calls"] > 0)
         self._table[gone], self._tags[gone] = 0, 0
 
     def snapshot(self) -> Snapshot:
         used = np.flatnonzero(self._table["calls"])
-        return {"sessions": self._table[used], "place": used} | of_numbers(forgotten=self.forgotten)
+        return {"sessions": self._table[used], "place": used}
 
     def restore(self, snapshot: Snapshot) -> None:
         """A checkpoint that does not know them leaves none. Raises BadCheckpoint."""
@@ -112,4 +114,3 @@ class Sessions:
             raise BadCheckpoint("the sessions do not lie in their table")
         self._table[places] = kept
         tag_all(self._table, places, self._tags)
-        self.forgotten = number(snapshot, "forgotten", default=0)

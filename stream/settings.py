@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as Unparsed
 
 from schemas.policy import Policy
+from stream.rows import MOST_KEYS
 
 
 class SettingsError(ValueError):
@@ -232,6 +233,8 @@ class WorkerSettings(FromEnvironment):
     checkpoint_mb_s: Annotated[float, Field(gt=0, le=10_000)] = 10.0
     """Megabytes a second that go into the topic of state, on average; half of `stuck_s` is the longest it waits for that."""
     stuck_s: Annotated[float, Field(ge=10)] = 120.0
+    keys: Annotated[int, Field(ge=1_000, le=10_000_000)] = MOST_KEYS
+    """Keys that a partition keeps (see stream/rows.py); the same for all workers of a group."""
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 9464
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import compress
 
 import numpy as np
 
@@ -10,7 +11,8 @@ from schemas.batch import SLICE, Ms
 from schemas.pulse import Pulse
 from schemas.snapshot import BadCheckpoint, Snapshot, array, joined, number, of_numbers, of_texts, part, texts
 from stream.readings import Readings
-from stream.windows import Meter, raise_slots
+from stream.rows import EMPTY
+from stream.windows import HOUR, Meter, raise_slots
 
 
 class Behind:
@@ -60,7 +62,8 @@ class TenantMeters:
     """Tenants' windows over all partitions, whatever the order of their pulses and however often each is heard.
 
     A pulse has absolute values, and a slot's value only grows as more of the log is folded: the largest is the newest. A
-    worker that was frozen and wakes, or one that goes on at a checkpoint, says older values after newer ones.
+    worker that was frozen and wakes, or one that goes on at a checkpoint, says older values after newer ones. At the end
+    of an hour those of which nobody said anything for 49 hours are forgotten: all their meters are empty.
     """
 
     def __init__(self) -> None:
@@ -72,7 +75,10 @@ class TenantMeters:
 
     def fold(self, pulse: Pulse) -> None:
         """Raise every slot that the pulse names; slots that the rings no longer reach are dropped."""
-        self._clock = max(self._clock, pulse.clock)
+        before, self._clock = self._clock, max(self._clock, pulse.clock)
+        if self._clock // HOUR > before // HOUR:
+            self._forget()
+            self.readings.tidy(self._clock)
         self._behind.fold(pulse)
         slots = pulse.tenants
         rows = np.array(
@@ -81,6 +87,12 @@ class TenantMeters:
         self._meter.grow(len(self._rows))
         m = self._meter
         raise_slots(m.usd, m.counts, m.head, rows[slots.entity], slots.ring, slots.slot, slots.usd, slots.counts)
+
+    def _forget(self) -> None:
+        heard = self._meter.head[: len(self._rows), 2] * HOUR > self._clock - EMPTY
+        if not heard.all():
+            self._rows = {name: row for row, name in enumerate(compress(self._rows, heard.tolist()))}
+            self._meter.restore({name: column[heard] for name, column in self._meter.snapshot().items()})
 
     def snapshot(self) -> Snapshot:
         rows: Snapshot = {
@@ -106,7 +118,7 @@ class TenantMeters:
         return self._behind.behind(partition)
 
     def spent(self, window: Ms) -> dict[str, int]:
-        """Nano-dollars per tenant over a window that ends with the newest pane, dearest first.
+        """Nano-dollars per tenant that spent, over a window that ends with the newest pane, dearest first.
 
         Where a tenant's slices close later than its partition's panes, its window ends with its own newest one.
         """
@@ -114,4 +126,5 @@ class TenantMeters:
         for (partition, tenant), row in self._rows.items():
             slot = (self._clock - self.behind(partition).get(tenant, 0)) // SLICE - 1
             total[tenant] = total.get(tenant, 0) + self._meter.spent(row, slot, window)
-        return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
+        spent = ((tenant, usd) for tenant, usd in total.items() if usd)
+        return dict(sorted(spent, key=lambda item: (-item[1], item[0])))

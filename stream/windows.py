@@ -252,6 +252,12 @@ class Meter:
             self.counts = enlarged(self.counts, capacity, 0)
             self.head = enlarged(self.head, capacity, NEVER)
 
+    def forget(self, rows: I32) -> None:
+        """Nothing was ever counted in these rows."""
+        self.usd[rows] = 0
+        self.counts[rows] = 0
+        self.head[rows] = NEVER
+
     def snapshot(self) -> Snapshot:
         return {"usd": self.usd[: self.rows], "counts": self.counts[: self.rows], "head": self.head[: self.rows]}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -28,6 +28,7 @@ from stream.partition import Away, Fenced, Group, Names, Partition, SharedBuffer
 from stream.pipeline import Output
 from stream.records import Fetched
 from stream.responder import STALE
+from stream.rows import MOST_KEYS
 
 log = structlog.get_logger()
 BEHIND_BROKER: Ms = 2_000
@@ -51,6 +52,7 @@ class Worker:
         prices: list[PriceEntry],
         *,
         checkpoint_s: float,
+        keys: int = MOST_KEYS,
         longest_s: float = math.inf,
         bytes_s: float = math.inf,
         clock: Callable[[], Ms],
@@ -60,6 +62,7 @@ class Worker:
         self._names = names
         self._prices = prices
         self._pause = partial(pause, checkpoint_s, longest_s, bytes_s)
+        self._keys = keys
         self._clock = clock
         self._buffer = SharedBuffer()
         self._loading = asyncio.Lock()
@@ -84,7 +87,7 @@ class Worker:
                 return
             before = dict(partition.assembly.pipeline.counters)
             output, refused, again = partition.fold(fetched)
-            metrics.folded(before, partition.assembly.pipeline.counters, len(refused), again)
+            self._count(partition, before, len(refused), again)
             await self._say(partition, output, refused)
 
     async def tick(self) -> None:
@@ -149,9 +152,8 @@ class Worker:
                 return kept
             began = time.monotonic()
             try:
-                loaded = await load(
-                    number, generation, kept, self._group, self._topics, self._names, self._prices, self._buffer
-                )
+                who = (self._group, self._topics, self._names)
+                loaded = await load(number, generation, kept, *who, self._prices, self._keys, self._buffer)
             except (Fenced, Away) as error:
                 log.info("not loaded", partition=number, said=str(error))
                 return None
@@ -161,6 +163,14 @@ class Worker:
             log.info("loaded", partition=number, next=loaded.next, generation=generation, kept=loaded is kept)
             await self._send(loaded, loaded.assembly.pipeline.present())
             return loaded
+
+    def _count(self, partition: Partition, before: Mapping[str, int], refused: int = 0, again: int = 0) -> None:
+        """Count what a step added, and say where keys were forgotten or found no room."""
+        after = partition.assembly.pipeline.counters
+        metrics.folded(before, after, refused, again)
+        if after["evicted"] > before["evicted"]:
+            evicted, others = (after[name] - before[name] for name in ("evicted", "other_key"))
+            log.warning("evicted", partition=partition.number, keys=evicted, calls_of_other_keys=others)
 
     async def _mend(self, partition: Partition, begin: int) -> bool:
         """Calls before `begin` did not come. True: they are gone, and counted; False: they will be fetched again."""
@@ -181,7 +191,9 @@ class Worker:
         """An idle partition's clock moves only as far as a fetch has seen the log to be empty (design: time)."""
         seen, ahead = self._group.read_to_end(partition.number), self._topics.broker_ahead
         if seen is not None and ahead is not None and partition.next >= seen[1]:
+            before = dict(partition.assembly.pipeline.counters)
             output = partition.assembly.pipeline.advance(seen[0] + ahead - BEHIND_BROKER)
+            self._count(partition, before)
             partition.changes += len(output.signals)
             await self._say(partition, output, [])
         if not partition.changed and not self._lag(partition):

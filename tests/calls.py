@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from detectors.base import Names
 from detectors.spend import SpendSpike
-from schemas.batch import ABSENT, I64, NANO, SLICE, Batch
+from schemas.batch import ABSENT, I32, I64, NANO, SLICE, Batch
 from stream.dedupe import SeenIds
 from stream.pipeline import Output, Pipeline
 
@@ -19,16 +19,22 @@ Call = tuple[int, int, int, float]
 """clock (Ms after T0), ts (Ms after T0), key, USD"""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Named:
     names: Names
+    idle: I32 = field(default_factory=lambda: np.empty(0, np.int32))
+
+    def row(self, *parts: str) -> int:
+        return list(self.names).index(parts)
 
 
 class Words:
-    """Twenty keys, four to a tenant."""
+    """Twenty keys, four to a tenant; their rows are never another's."""
 
-    tenants = Named([(f"tenant-{n}",) for n in range(5)])
-    keys = Named([(f"tenant-{n // 4}", f"key-{n}") for n in range(20)])
+    def __init__(self) -> None:
+        self.tenants = Named([(f"tenant-{n}",) for n in range(5)])
+        self.keys = Named([(f"tenant-{n // 4}", f"key-{n}") for n in range(20)])
+
     models = Named([("openai", "gpt-4o")])
     features = Named([("",), ("other",), ("search",), ("support",)])
     operations = Named([("",), ("other",), ("chat",)])

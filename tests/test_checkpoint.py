@@ -429,10 +429,10 @@ def read_out(data: bytes, cuts: list[int], without: str = "") -> tuple[Any, ...]
         reading.reader.quarantined.clear()
 
     for cut in cuts:
-        feed(reading.clock.feed(reading.reader.read(data[reading.reader.position : cut])))
+        feed(reading.clock.feed(reading.reader.read(data[reading.reader.position : cut], held=reading.clock.held)))
         reading = reading.resumed(without)
-    feed(reading.clock.feed(reading.reader.read(data[reading.reader.position :])))
-    feed(reading.clock.feed(reading.reader.finish()))
+    feed(reading.clock.feed(reading.reader.read(data[reading.reader.position :], held=reading.clock.held)))
+    feed(reading.clock.feed(reading.reader.finish(held=reading.clock.held)))
     feed(reading.clock.finish())
     return (
         *told(said),

@@ -32,6 +32,8 @@ from stream.settings import KafkaSettings
 from stream.sources import LineReader, read_file
 from stream.tenants import Behind
 
+EVERY = 2**31
+"""A backtest forgets no key: its memory is the file's."""
 AT_ONCE = 1_000
 """Words that every policy hears before the next."""
 
@@ -107,12 +109,15 @@ def backtest(
 ) -> Backtest:
     """Play the sources, each a partition of its own, to each policy; refused lines go to `out/quarantine.jsonl`.
 
-    The same input gives the same result. Duplicates are known among the newest MOST_IDS ids of a partition. Raises what
-    the sources raise, and OSError.
+    The same input gives the same result. Duplicates are known among the newest MOST_IDS ids of a partition, and no key is
+    forgotten. Raises what the sources raise, and OSError.
     """
     shadows = [Shadow(policy, directory) for policy in policies]
     with (out / "quarantine.jsonl").open("wb") as refused:
-        parts = [Part(Assembly(prices, partition=n, most=MOST_IDS), source, refused) for n, source in enumerate(sources)]
+        parts = [
+            Part(Assembly(prices, partition=n, most=MOST_IDS, keys=EVERY), source, refused)
+            for n, source in enumerate(sources)
+        ]
         for words in _together(heapq.merge(*(part.panes() for part in parts), key=lambda pane: pane[1].clock)):
             for shadow in shadows:
                 shadow.hear(words)
