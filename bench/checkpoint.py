@@ -7,6 +7,7 @@ same run: every partition's whole state packed, compressed and cut into chunks.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import platform
 import resource
@@ -219,6 +220,7 @@ async def measure() -> None:
     held = [Held(full(KEYS // PARTITIONS)) for _ in range(PARTITIONS)]
     packed = sum(len(one.packed(buffer)) for one in held)
     print(f"{KEYS:,} keys in {PARTITIONS} partitions: {packed / 1e6:,.0f} MB, {packed / KEYS:,.0f} bytes a key\n\n{HEAD}")
+    gc.freeze()  # as a worker does
     at = 0
     for share, times in SHARES:
         at = await rounds(held, share, times, at, buffer)
