@@ -159,7 +159,7 @@ def cost(calls: Calls, words: Words, prices: PriceBook) -> F64:
         status=zero.astype(np.int16),
         latency_ms=zero,
         fallback=small,
-        response_cache=small,
+        response_cache=calls["response_cache"].astype(np.int8),
         user=nobody,
         address=nobody,
         session=nobody,
