@@ -44,7 +44,7 @@ class Assembly:
         keys: int = MOST_KEYS,
     ) -> None:
         self.prices, judges = PriceBook(prices), pane_detectors()
-        self.config = identity(self.prices.version, RULE, *(detector.config for detector in judges))
+        self.config = identity(self.prices.version, RULE, f"keys {keys}", *(detector.config for detector in judges))
         self.decoder = Decoder()
         self.pipeline = Pipeline(
             self.prices,

@@ -113,6 +113,11 @@ class TenantMeters:
         self._behind.restore(part(snapshot, "behind"))
         self.readings.restore(part(snapshot, "readings"))
 
+    @property
+    def clock(self) -> Ms:
+        """The end of the newest pane; 0 before the first."""
+        return self._clock
+
     def behind(self, partition: int) -> Mapping[str, Ms]:
         """The tenants of a partition that are behind its clock, or once were, and how far."""
         return self._behind.behind(partition)

@@ -16,7 +16,7 @@ from tests.workers import Site, Traffic, WorkerProcess, eventually
 
 pytestmark = pytest.mark.chaos
 KILLS, ZOMBIES, RATE = 10, 4, 300
-PARTITIONS = 4
+PARTITIONS, CROWD = 4, 12_000
 
 
 @pytest.fixture
@@ -71,6 +71,7 @@ def test_killed_and_frozen_workers_lose_nothing_and_count_nothing_twice(site: Si
         site.worker()
     traffic.start(RATE)
     eventually(lambda: set().union(*map(owned, site.processes)) == set(range(PARTITIONS)), JOINS_WITHIN_S, "all loaded")
+    traffic.crowd(CROWD)
     seconds = []
     for _ in range(KILLS):
         victim = burdened(site, [])
@@ -93,9 +94,11 @@ def test_killed_and_frozen_workers_lose_nothing_and_count_nothing_twice(site: Si
     traffic.stop()
     verdict = settled(site)
     figure(f"{verdict.calls} calls, {verdict.signals} signals, {verdict.windows} windows, fenced {fenced:.0f} commits")
+    figure(f"the last checkpoints of {PARTITIONS} partitions lie in {verdict.records} records")
     assert verdict.wrong == []
     assert verdict.calls > RATE * 60
     assert verdict.signals > 0
+    assert verdict.records > 4 * PARTITIONS
 
 
 def test_workers_join_and_leave_under_load(site: Site) -> None:

@@ -126,18 +126,19 @@ def twin(records: list[Record], partition: int, until: Ms, cut: int = 997) -> tu
     return assembly, signals
 
 
-async def restored(kafka: KafkaSettings, committed: dict[int, tuple[int, str]]) -> dict[int, tuple[int, Assembly]]:
-    """What the committed pointers lead to, per partition."""
+async def restored(kafka: KafkaSettings, committed: dict[int, tuple[int, str]]) -> dict[int, tuple[int, Assembly, int]]:
+    """What the committed pointers lead to, per partition: offset, state, and in how many records it lies."""
     topics = Topics(kafka)
     await topics.start()
     try:
         found = {}
         for partition, (offset, metadata) in committed.items():
-            assembly = Assembly(BOOK, partition=partition)
+            assembly, records = Assembly(BOOK, partition=partition), 0
             if metadata != EMPTY:
                 checkpoint = await find(topics, partition, Pointer.read(metadata))
                 assembly.restore(checkpoint.fill(Buffer())[0].state)
-            found[partition] = (offset, assembly)
+                records = len(checkpoint.pieces) + len(checkpoint.records)
+            found[partition] = (offset, assembly, records)
         return found
     finally:
         await topics.stop()
@@ -162,6 +163,8 @@ class Verdict:
     signals: int = 0
     windows: int = 0
     quarantined: int = 0
+    records: int = 0
+    """In so many records the last checkpoints of all partitions lie."""
     wrong: list[str] = field(default_factory=list)
 
 
@@ -197,7 +200,8 @@ async def _verify(kafka: KafkaSettings, partitions: int) -> Verdict:
         if not records:
             continue
         truth = sums(records)
-        offset, assembly = states[partition]
+        offset, assembly, lies_in = states[partition]
+        verdict.records += lies_in
         _compare_state(verdict, partition, truth, records, offset, assembly)
         _, signals = twin(records, partition, pulsed.get(partition, 0) + 2_000)
         expected |= signals
@@ -287,13 +291,16 @@ def _compare_state(
     if offset < records[-1].offset + 1:
         verdict.wrong.append(f"partition {partition}: committed {offset}, the log ends at {records[-1].offset + 1}")
     meter, names = assembly.pipeline._keys, assembly.decoder.keys.names
+    rows = {name: row for row, name in enumerate(names)}
+    open_now: Counter[tuple[int, int]] = Counter()
+    for row, at, spent in _open(assembly):
+        open_now[row, at * SLICE // HOUR] += spent
     for (tenant, key_id, hour), usd in truth.keys.items():
-        row = names.index((tenant, key_id))
+        row = rows[tenant, key_id]
         verdict.windows += 1
-        held = int(meter.usd[row, 72 + hour % 24])
-        open_now = sum(int(s) for k, at, s in _open(assembly) if k == row and at * SLICE // HOUR == hour)
-        if held + open_now != usd:
-            verdict.wrong.append(f"partition {partition}: {key_id} has {held + open_now} nano-dollars, not {usd}")
+        held = int(meter.usd[row, 72 + hour % 24]) + open_now[row, hour]
+        if held != usd:
+            verdict.wrong.append(f"partition {partition}: {key_id} has {held} nano-dollars, not {usd}")
     _compare_health(verdict, partition, truth, assembly)
 
 
@@ -301,17 +308,17 @@ def _compare_health(verdict: Verdict, partition: int, truth: Truth, assembly: As
     """How the calls of every key went, over 5 min, 1 h and 24 h, as of the newest call."""
     names, health = assembly.decoder.keys.names, assembly.pipeline.meters.key_health
     end = max(at for at, _, _ in truth.counted)
-    for row, key in enumerate(names):
-        mine = [(at, e, usd) for at, e, usd in truth.counted if (e["tenant"], e["key_id"]) == key]
-        for span in SPANS:
-            totals: Counter[str] = Counter()
-            for at, event, usd in mine:
-                if 0 <= end // span - at // span <= 1:
-                    totals.update(totals_of(event, usd))
-            found = health.window(np.array([row]), span, end)[0].tolist()
-            verdict.windows += 1
-            if found != [totals[name] for name in HEALTH]:
-                verdict.wrong.append(f"health of {key} over {span // 60_000} min: {found}")
+    for span in SPANS:
+        expected: dict[tuple[str, ...], Counter[str]] = {}
+        for at, event, usd in truth.counted:
+            if 0 <= end // span - at // span <= 1:
+                totals = expected.setdefault((event["tenant"], event["key_id"]), Counter())
+                totals.update(totals_of(event, usd))
+        found = health.window(np.arange(len(names)), span, end)
+        verdict.windows += len(names)
+        for key, held in zip(names, found.tolist(), strict=True):
+            if held != [expected.get(key, Counter())[name] for name in HEALTH]:
+                verdict.wrong.append(f"health of {key} in partition {partition} over {span // 60_000} min: {held}")
 
 
 def _open(assembly: Assembly) -> list[tuple[int, int, int]]:

@@ -173,6 +173,13 @@ class Traffic:
                 break
         self.flush()
 
+    def crowd(self, keys: int) -> None:
+        """One small call of each of so many other keys."""
+        for key in range(1_000, 1_000 + keys):
+            call = event(f"{id(self)}-crowd-{key}", key, key % 3_000)
+            self.send(json.dumps(call).encode(), call["tenant"])
+        self.flush()
+
     def flush(self) -> None:
         assert self.producer.flush(30) == 0
 
