@@ -141,7 +141,7 @@ def played(calls: list[Call], chance: random.Random, shuffled: bool = False) -> 
     return readings, logs, end
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(deliveries(), st.integers(0, 2**32))
 def test_what_tenants_features_models_and_the_fleet_come_to_is_the_sum_of_their_calls(calls: list[Call], seed: int) -> None:
     readings, _, end = played(calls, random.Random(seed), shuffled=True)
@@ -167,7 +167,7 @@ def test_what_tenants_features_models_and_the_fleet_come_to_is_the_sum_of_their_
                     assert found == pytest.approx(sizes[int(q * (len(sizes) - 1))], rel=ACCURACY + 1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(deliveries(), st.integers(0, 2**32))
 def test_keys_and_sessions_in_the_worker_are_the_sum_of_their_calls(calls: list[Call], seed: int) -> None:
     _, logs, end = played(calls, random.Random(seed))

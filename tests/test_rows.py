@@ -229,7 +229,7 @@ def usage_of(usage: list[Rollup]) -> dict[Any, tuple[int, ...]]:
     return cells
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(crowds(), st.data())
 def test_cuts_restarts_and_a_clock_that_moves_between_change_nothing_in_what_is_said(
     calls: list[Call], data: st.DataObject
