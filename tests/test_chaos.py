@@ -11,7 +11,7 @@ import pytest
 from examples.kafka.broker import Broker
 from tests.conftest import Reachable
 from tests.responders import figure
-from tests.test_contract import JOINS_WITHIN_S, settled
+from tests.test_contract import JOINS_WITHIN_S, LATEST_S, settled
 from tests.workers import Site, Traffic, WorkerProcess, eventually
 
 pytestmark = pytest.mark.chaos
@@ -136,7 +136,7 @@ def test_a_broker_that_goes_away_and_comes_back_costs_nothing(
         seconds = eventually(lambda: worker.metric("burnguard_calls_total") > before + 500, 90, "it reads on")
         figure(f"reads on {seconds:.1f} s after the broker answers again")
         traffic.stop()
-        verdict = settled(site)
+        verdict = settled(site, LATEST_S)
         assert verdict.wrong == []
     finally:
         traffic.stop()

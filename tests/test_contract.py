@@ -30,8 +30,9 @@ from tests.verifier import Verdict, committed, read, verify
 from tests.workers import Site, Traffic, event, eventually
 
 JOINS_WITHIN_S = 40.0
-PANE_AND_GRACE_S = 18.0
-"""A slice of 5 s, 2 s, and the grace of tenants of which every fifth call comes 9 s late: two slices."""
+PANE_AND_GRACE_S = 8.0
+LATE_S, LATEST_S = 10.0, 30.0
+"""The grace of tenants of which every fifth call comes 9 s late: two slices; and the longest that there is."""
 
 
 @pytest.fixture
@@ -48,13 +49,16 @@ def sites(broker: Reachable, topic_prefix: str, tmp_path: Path) -> Iterator[Site
     many.close()
 
 
-def settled(site: Site) -> Verdict:
-    """Everything read, every pane closed by the idle clock, every worker stopped in good order; then verified."""
+def settled(site: Site, late_s: float = LATE_S) -> Verdict:
+    """Everything read, every slice closed by the idle clock, every worker stopped in good order; then verified.
+
+    `late_s` is the longest grace of a tenant.
+    """
     alive = [process for process in site.processes if process.alive]
     eventually(lambda: sum(p.metric("burnguard_partitions") for p in alive) == site.partitions, JOINS_WITHIN_S, "all loaded")
     eventually(lambda: sum(p.metric("burnguard_lag") for p in alive) == 0, 60, "all read")
-    closed = time.time() + PANE_AND_GRACE_S
-    eventually(lambda: all(time.time() - p.metric("burnguard_clock_age_seconds") > closed for p in alive), 30, "idle clocks")
+    closed = time.time() + PANE_AND_GRACE_S + late_s
+    eventually(lambda: all(time.time() - p.metric("burnguard_clock_age_seconds") > closed for p in alive), 60, "idle clocks")
     for process in alive:
         assert process.stop() == 0
     return verify(site.kafka, site.partitions)
