@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -24,7 +25,7 @@ from stream.health import SPANS
 from stream.measures import HEALTH, OF_A_CALL
 from stream.meters import Group
 from stream.pipeline import Output
-from stream.readings import WIDTHS, Readings, Whose, inflation
+from stream.readings import ENDS, Readings, Whose, inflation
 from stream.sketches import ACCURACY, BUCKETS, FIRST, MAPPING, WHAT, bucket_of
 from stream.windows import DAY, HOUR, MINUTE
 from tests.calls import T0, batch
@@ -132,7 +133,7 @@ def played(calls: list[Call], chance: random.Random, shuffled: bool = False) -> 
             if chance.random() < 0.3:
                 log.restart()
         words += log.assembly.pipeline.advance(end + 2 * MINUTE).readings
-    said = [Reading.read(part, WIDTHS) for word in words for part in word.parts(chance.choice([4_000, 500_000]))]
+    said = [Reading.read(part, ENDS) for word in words for part in word.parts(chance.choice([4_000, 500_000]))]
     if shuffled:
         said += chance.sample(said, len(said) // 2)
         chance.shuffle(said)
@@ -263,3 +264,39 @@ def test_inflation_is_an_hour_against_a_day_per_call_and_per_user() -> None:
     assert per_call == pytest.approx(3.64 / 2, rel=0.1)
     assert per_user == pytest.approx((410 / 12) / (600 / 20), rel=0.2)
     assert inflation(readings, Whose("nobody"), end) == (None, None)
+
+
+def said_of(*, health: Sequence[int] = (), seen: Sequence[int] = (), sizes: Sequence[int] = (), model: str = "m") -> bytes:
+    """A reading of one use, with at most one row in each table."""
+    tables = (np.array(row, np.int64).reshape(-1, len(end)) for row, end in zip((health, seen, sizes), ENDS, strict=True))
+    return next(Reading(0, T0, (("t", "search", "", model),), *tables).parts())
+
+
+ONE = [1] * OF_A_CALL
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        said_of(health=[1, 0, 5, *ONE]),
+        said_of(health=[0, len(SPANS), 5, *ONE]),
+        said_of(health=[0, 0, 5, *ONE[1:], 2**62]),
+        said_of(seen=[0, 4 * 8 * MANY, 5]),
+        said_of(sizes=[0, len(WHAT), 0, 4, 0, 1]),
+        said_of(sizes=[0, 0, 4, 4, 0, 1]),
+        said_of(sizes=[0, 0, 0, 4, BUCKETS, 1]),
+        said_of(sizes=[0, 0, 0, 4, 0, 2**32]),
+        said_of(model=""),
+    ],
+)
+def test_a_reading_that_names_what_no_meter_has_is_refused_before_a_kernel_sees_it(message: bytes) -> None:
+    """Kernels check no bounds: a place beyond an array would end the responder, and again at every restart."""
+    with pytest.raises(msgspec.ValidationError):
+        Reading.read(message, ENDS)
+
+
+def test_the_last_place_of_every_meter_is_taken_in() -> None:
+    readings = Readings()
+    seen, sizes = [0, 4 * 8 * MANY - 1, 5], [0, 1, 3, 5, BUCKETS - 1, 2**32 - 1]
+    readings.fold(Reading.read(said_of(health=[0, 2, 5, *ONE], seen=seen, sizes=sizes), ENDS))
+    assert readings.totals(Whose("t"), DAY, 5 * DAY).calls == 1
