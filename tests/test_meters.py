@@ -300,3 +300,16 @@ def test_the_last_place_of_every_meter_is_taken_in() -> None:
     seen, sizes = [0, 4 * 8 * MANY - 1, 5], [0, 1, 3, 5, BUCKETS - 1, 2**32 - 1]
     readings.fold(Reading.read(said_of(health=[0, 2, 5, *ONE], seen=seen, sizes=sizes), ENDS))
     assert readings.totals(Whose("t"), DAY, 5 * DAY).calls == 1
+
+
+def call(n: int, at: int, **more: Any) -> Call:
+    event = {"event_id": f"e{n}", "ts": at / 1000, "tenant": "t", "key_id": "k", "provider": "p", "model": "m"}
+    return Call(at, 0, event | {"input_tokens": 100, "output_tokens": 0} | more)
+
+
+def test_a_use_whose_calls_never_say_who_was_behind_them_stays_until_its_meters_are_empty() -> None:
+    readings, _, end = played([call(0, T0)], random.Random(0))
+    for later, known in ((0, True), (47 * HOUR, True), (49 * HOUR, False)):
+        readings.tidy(end + later)
+        assert (Whose("t") in readings.known()) is known
+        assert readings.totals(Whose("t"), DAY, end).calls == known
