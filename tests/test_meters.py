@@ -313,3 +313,9 @@ def test_a_use_whose_calls_never_say_who_was_behind_them_stays_until_its_meters_
         readings.tidy(end + later)
         assert (Whose("t") in readings.known()) is known
         assert readings.totals(Whose("t"), DAY, end).calls == known
+
+
+def test_a_day_of_tokens_per_user_has_the_users_of_all_its_hours() -> None:
+    """Every hour ten calls of a user of its own: nothing inflates, however long ago the day before began."""
+    readings, _, end = played([call(n, T0 + n * 6 * MINUTE, user_id=f"user-{n // 10}") for n in range(480)], random.Random(0))
+    assert inflation(readings, Whose("t"), end) == (1.0, pytest.approx(1.0, rel=0.25))
