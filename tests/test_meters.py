@@ -27,6 +27,7 @@ from stream.meters import Group
 from stream.pipeline import Output
 from stream.readings import ENDS, Readings, Whose, inflation
 from stream.sketches import ACCURACY, BUCKETS, FIRST, MAPPING, WHAT, bucket_of
+from stream.uses import Uses
 from stream.windows import DAY, HOUR, MINUTE
 from tests.calls import T0, batch
 from tests.plain import Event, belongs, by_hand, named, totals_of, whose_of
@@ -318,4 +319,12 @@ def test_a_use_whose_calls_never_say_who_was_behind_them_stays_until_its_meters_
 def test_a_day_of_tokens_per_user_has_the_users_of_all_its_hours() -> None:
     """Every hour ten calls of a user of its own: nothing inflates, however long ago the day before began."""
     readings, _, end = played([call(n, T0 + n * 6 * MINUTE, user_id=f"user-{n // 10}") for n in range(480)], random.Random(0))
-    assert inflation(readings, Whose("t"), end) == (1.0, pytest.approx(1.0, rel=0.25))
+    per_call, per_user = inflation(readings, Whose("t"), end)
+    assert per_call == 1.0
+    assert per_user == pytest.approx(1.0, rel=0.25)
+
+
+def test_a_model_whose_number_has_no_room_in_a_use_is_counted_as_nobody_elses() -> None:
+    uses, one = Uses(), np.ones(3, np.int32)
+    rows, homeless = uses.rows(np.arange(3), one, one, np.array([0, 2**20 - 1, 2**20], np.int32))
+    assert (rows.tolist(), homeless) == ([0, 1, -1], 1)
