@@ -284,3 +284,12 @@ def test_a_key_whose_calls_come_on_two_partitions_is_told_once(new_term: NewTerm
     term.take(logged(heard))
     told = [news.said for news in term.duty.responder.news() if news.what == "incident_opened"]
     assert told == ["telemetry_gap of acme/key-1: 2 partitions that its calls come on, 0 and 1"]
+
+
+@pytest.mark.parametrize("name", [("acme",), ("acme", "key-1", "more"), ("", "key-1")])
+def test_a_pulse_whose_names_are_no_keys_is_unreadable(new_term: NewTerm, name: tuple[str, ...]) -> None:
+    """Were it believed, the responder would end where such a key is told, and again at every restart."""
+    term = new_term()
+    pulses = [Pulse(p, T0, 0, {}, slots(), slots((name,)), ()) for p in (0, 1)]
+    term.take(logged([Said(PULSE, part) for pulse in pulses for part in pulse.parts()]))
+    assert term.hearing.unreadable == 2
