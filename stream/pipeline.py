@@ -320,7 +320,7 @@ class Pipeline:
         self.counters["other"] += self._cells.fold(batch, clock, sums, keep, self._edge * SLICE // HOUR)
         self.counters["usd"] += int(sums[kept, USD].sum())
         self.counters["guessed_usd"] += int(sums[kept, GUESSED].sum())
-        unmetered, forgotten = self.meters.add(batch, clock, sums, keep)
+        unmetered, forgotten = self.meters.add(batch.rows(lo, hi), clock[lo:hi], sums[lo:hi], keep - lo)
         self.counters["unmetered"] += unmetered
         self.counters["forgotten_session"] += forgotten
 
