@@ -11,6 +11,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from schemas.snapshot import BadCheckpoint, Snapshot, array
 
+AT_ONCE = 64
+"""A kernel looks at the rows of so many calls before it writes the first, so that they come from memory together."""
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -28,7 +31,7 @@ class Columns:
         self._columns = columns
         self.rows = 0
         for name, column in columns.items():
-            setattr(self, name, _enlarged(np.empty((0, *column.row), column.dtype), capacity, column.empty))
+            setattr(self, name, enlarged(np.empty((0, *column.row), column.dtype), capacity, column.empty))
 
     def grow(self, rows: int) -> None:
         """Make room for at least `rows` rows; what is there stays."""
@@ -36,7 +39,7 @@ class Columns:
         for name, column in self._columns.items():
             have: NDArray[Any] = getattr(self, name)
             if rows > len(have):
-                setattr(self, name, _enlarged(have, max(rows, 2 * len(have)), column.empty))
+                setattr(self, name, enlarged(have, max(rows, 2 * len(have)), column.empty))
 
     def forget(self, rows: NDArray[np.integer[Any]]) -> None:
         """These rows begin anew."""
@@ -67,12 +70,8 @@ class Columns:
                 setattr(self, name, kept)
         self.grow(rows)
 
-    def bytes_a_row(self) -> int:
-        """Bytes"""
-        return sum(getattr(self, name)[:1].nbytes for name in self._columns)
 
-
-def _enlarged(column: NDArray[Any], rows: int, empty: int) -> NDArray[Any]:
+def enlarged(column: NDArray[Any], rows: int, empty: int) -> NDArray[Any]:
     """A copy with `rows` rows; rows of zeros take no memory until they are used."""
     out = np.zeros((rows, *column.shape[1:]), column.dtype)
     out[: len(column)] = column

@@ -14,7 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from schemas.batch import F64, I32, I64, U64, Ms
-from stream.columns import Column, Columns
+from stream.columns import AT_ONCE, Column, Columns
 from stream.windows import DAY, MINUTE, NEVER
 
 KINDS = ("users", "addresses", "sessions", "fingerprints")
@@ -26,7 +26,6 @@ TURN = 65_535
 """A place holds its minute modulo TURN, plus one; 0 is never."""
 REACH = 2 * DAY // MINUTE
 """Of the sums of 24 hours too, which are those of the day and of the whole one before."""
-AT_ONCE = 64
 TIDY = 4_096
 """Minutes after which at the latest what is older than REACH leaves a row in use: long before TURN takes it for new."""
 
@@ -87,7 +86,7 @@ def see(seen, head, few, calls, rows, ts, items):  # type: ignore[no-untyped-def
         for j in range(n):
             i = calls[lo + j]
             row = rows[i]
-            minute = ts[i] // 60_000
+            minute = ts[i] // MINUTE
             if row >= 0 and reach(seen, head, row, minute):
                 number = minute % TURN + 1
                 for kind in range(len(KINDS)):

@@ -13,6 +13,15 @@ def ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
+def inflated(short: float | None, usual: float | None) -> float | None:
+    """How many times the usual figure a short window's is.
+
+    >>> inflated(3.0, 2.0), inflated(None, 2.0), inflated(3.0, 0.0)
+    (1.5, None, None)
+    """
+    return None if short is None or not usual else short / usual
+
+
 @dataclass(frozen=True, slots=True)
 class Totals:
     """The measures of some calls, in their order in `stream/measures.py`; money in nano-dollars.
@@ -82,13 +91,3 @@ class Totals:
     @property
     def tokens_per_call(self) -> float | None:
         return ratio(self.tokens, self.calls)
-
-    def tokens_per_call_over(self, long: Totals) -> float | None:
-        """Token inflation per call: against a longer window."""
-        short, usual = self.tokens_per_call, long.tokens_per_call
-        return None if short is None or not usual else short / usual
-
-    def tokens_per_user_over(self, long: Totals, users: float, users_long: float) -> float | None:
-        """Token inflation per active user: against a longer window."""
-        short, usual = ratio(self.tokens, users), ratio(long.tokens, users_long)
-        return None if short is None or not usual else short / usual

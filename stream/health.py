@@ -7,12 +7,12 @@ from numba import njit
 from numpy.typing import NDArray
 
 from schemas.batch import I32, I64, Ms
-from stream.columns import Column, Columns
+from stream.columns import AT_ONCE, Column, Columns
 from stream.measures import FIRST_HEALTH, HAPPENED, OF_A_CALL
 from stream.windows import DAY, HOUR, MINUTE, NEVER, U32_MAX
 
-AT_ONCE = 64
-SPANS: tuple[Ms, ...] = (5 * MINUTE, HOUR, DAY)
+FIVE: Ms = 5 * MINUTE
+SPANS: tuple[Ms, ...] = (FIVE, HOUR, DAY)
 PLACES = 2 * len(SPANS)
 """Of each span the slot of now and the one before it."""
 
@@ -35,7 +35,7 @@ def place_of(counts, amounts, head, row, span, index):  # type: ignore[no-untype
 def add_to_slots(counts, amounts, head, row, five, sums):  # type: ignore[no-untyped-def]
     """Add sums of the 5 minutes `five` to the row's slot of every span; counts saturate at u32."""
     split = counts.shape[2]
-    for span, index in enumerate((five, five // 12, five // 288)):
+    for span, index in enumerate((five, five // (HOUR // FIVE), five // (DAY // FIVE))):
         place = place_of(counts, amounts, head, row, span, index)
         if place >= 0:
             for c in range(split):
@@ -63,7 +63,7 @@ def add_sums(counts, amounts, head, now, open_now, first, which, rows, at, sums)
         row = rows[i]
         if row < 0:
             continue
-        five = at[i] // 300_000
+        five = at[i] // FIVE
         if five < open_now[row]:
             add_to_slots(counts, amounts, head, row, five, sums[i, first:])
             continue
@@ -128,7 +128,7 @@ class Health(Columns):
         super().__init__(columns, capacity)
 
     def add(self, which: I64, rows: I32 | I64, at: I64, sums: I64) -> None:
-        """Add the sums `which` (places in the columns; sums x MEASURES) to `rows` (below 0: to none), at `at` (Ms)."""
+        """Add the sums `which` (places in the columns; sums x OF_A_CALL) to `rows` (below 0: to none), at `at` (Ms)."""
         slots = (self.counts, self.amounts, self.head, self.now, self.open_now)
         add_sums(*slots, self.first, which, rows, at, sums)
 

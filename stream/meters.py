@@ -91,11 +91,6 @@ class Group:
         for columns in self._columns().values():
             columns.keep(rows)
 
-    def forget(self, rows: I32 | I64) -> None:
-        """These rows begin anew."""
-        for columns in self._columns().values():
-            columns.forget(rows)
-
     def snapshot(self) -> Snapshot:
         kept = joined(**{name: columns.snapshot() for name, columns in self._columns().items()})
         return kept | of_numbers(next=self._next)

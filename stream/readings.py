@@ -13,7 +13,7 @@ from schemas.pulse import MOST
 from schemas.reading import Reading
 from schemas.snapshot import BadCheckpoint, Snapshot, array, joined, of_texts, part, texts
 from stream.distinct import BLOCKS, KINDS, MANY, Distinct
-from stream.figures import Totals
+from stream.figures import Totals, inflated, ratio
 from stream.health import SPANS
 from stream.measures import OF_A_CALL
 from stream.meters import Group
@@ -118,9 +118,10 @@ class Readings:
 
 def inflation(readings: Readings, whose: Whose, at: Ms) -> tuple[float | None, float | None]:
     """Tokens per call and tokens per active user over 1 h, as a multiple of those over 24 h; None where nothing is known."""
-    of_hour, of_day = (readings.totals(whose, span, at) for span in SPANS[1:])
-    users = []
+    per_call, per_user = [], []
     for span in SPANS[1:]:
-        window = at - (at // span - 1) * span
-        users.append(readings.distinct(whose, window, at)["users"])
-    return of_hour.tokens_per_call_over(of_day), of_hour.tokens_per_user_over(of_day, *users)
+        totals = readings.totals(whose, span, at)
+        users = readings.distinct(whose, at - (at // span - 1) * span, at)["users"]
+        per_call.append(totals.tokens_per_call)
+        per_user.append(ratio(totals.tokens, users))
+    return inflated(*per_call), inflated(*per_user)

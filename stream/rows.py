@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from detectors.kernels import YOUNG
 from schemas.batch import I32, I64, Batch, Ms
 from schemas.snapshot import BadCheckpoint, Snapshot, number, of_numbers, records
-from stream.windows import HOUR, enlarged
+from stream.columns import enlarged
+from stream.windows import HOUR
 
 MOST_KEYS = 250_000
 HARD = 2

@@ -16,7 +16,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from schemas.batch import I32, I64, Ms
-from stream.columns import Column, Columns
+from stream.columns import AT_ONCE, Column, Columns
 from stream.windows import DAY, HOUR, NEVER, U32_MAX
 
 WHAT = ("tokens", "nano_usd")
@@ -29,7 +29,6 @@ BUCKETS = 128
 FIRST = np.array([0, 25])
 """The library's key of bucket 1: of one token, and of some 150 nano-dollars. Bucket 0 are zeros; what is smaller than
 bucket 1 or larger than bucket 127 (10**10 tokens, $10,000) is counted there."""
-AT_ONCE = 64
 PLACES = 2 * len(SPANS)
 """Of each span the slot of now and the one before it."""
 
@@ -78,8 +77,8 @@ def add_calls(counts, head, calls, rows, ts, tokens, usd):  # type: ignore[no-un
             row = rows[i]
             if row < 0:
                 continue
-            hour = ts[i] // 3_600_000
-            for span, index in enumerate((hour, hour // 24)):
+            hour = ts[i] // HOUR
+            for span, index in enumerate((hour, hour // (DAY // HOUR))):
                 if begin(counts, head, row, span, index):
                     for what in range(len(WHAT)):
                         held = counts[row, what, buckets[j, what]]

@@ -98,7 +98,7 @@ class TenantMeters:
         heard = self._meter.head[: len(self._rows), 2] * HOUR > self._clock - EMPTY
         if not heard.all():
             self._rows = {name: row for row, name in enumerate(compress(self._rows, heard.tolist()))}
-            self._meter.restore({name: column[heard] for name, column in self._meter.snapshot().items()})
+            self._meter.keep(heard)
 
     def snapshot(self) -> Snapshot:
         rows: Snapshot = {

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from schemas.batch import I32, I64, RECENT, SLICE, WINDOWS, Ms
 from schemas.snapshot import BadCheckpoint, Snapshot, alike, array
+from stream.columns import Column, Columns, enlarged
 from stream.grace import ERA, MOST, Graces, note_call, own_edge
 from stream.measures import COUNTS, FIRST_COUNT, GUESSED, OF_A_SLICE, USD
 
@@ -230,46 +232,28 @@ def next_due(keys, slots, used, tenant_of, tenants, slot, end):  # type: ignore[
     return first
 
 
-class Meter:
+class Meter(Columns):
     """Windowed statistics per row: 12 slots of 5 s, 60 of 1 min, 24 of 1 h; 3.1 KB a row.
 
     `usd` is int64 nano-dollars (rows x 96), `counts` u32 (rows x 96 x 6, see COUNTS), `head` the newest slot a ring holds.
     """
 
+    usd: I64
+    counts: NDArray[np.uint32]
+    head: I64
+
     def __init__(self, capacity: int = 64) -> None:
-        self.usd = np.zeros((capacity, SLOTS), np.int64)
-        self.counts = np.zeros((capacity, SLOTS, len(COUNTS)), np.uint32)
-        self.head = np.full((capacity, 3), NEVER, np.int64)
-        self.rows = 0
+        columns = {
+            "usd": Column(np.int64, (SLOTS,)),
+            "counts": Column(np.uint32, (SLOTS, len(COUNTS))),
+            "head": Column(np.int64, (len(SPANS),), NEVER),
+        }
+        super().__init__(columns, capacity)
 
-    def grow(self, rows: int) -> None:
-        """Make room for at least `rows` rows; what is there stays."""
-        self.rows = max(self.rows, rows)
-        have = len(self.usd)
-        if rows > have:
-            capacity = max(rows, 2 * have)
-            self.usd = enlarged(self.usd, capacity, 0)
-            self.counts = enlarged(self.counts, capacity, 0)
-            self.head = enlarged(self.head, capacity, NEVER)
-
-    def forget(self, rows: I32) -> None:
-        """Nothing was ever counted in these rows."""
-        self.usd[rows] = 0
-        self.counts[rows] = 0
-        self.head[rows] = NEVER
-
-    def snapshot(self) -> Snapshot:
-        return {"usd": self.usd[: self.rows], "counts": self.counts[: self.rows], "head": self.head[: self.rows]}
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Raises BadCheckpoint."""
+    def restore(self, snapshot: Snapshot, rows: int | None = None) -> None:
+        """Of all rows of the snapshot, which must have every column. Raises BadCheckpoint."""
         alike(snapshot, "usd", "counts", "head")
-        self.rows = len(snapshot["usd"])
-        room = self.rows // 4
-        self.usd = array(snapshot, "usd", np.int64, SLOTS, room=room)
-        self.counts = array(snapshot, "counts", np.uint32, SLOTS, len(COUNTS), room=room)
-        self.head = array(snapshot, "head", np.int64, 3, room=room)
-        self.head[self.rows :] = NEVER
+        super().restore(snapshot, len(snapshot["usd"]) if rows is None else rows)
 
     def add(self, rows: I32, sums: I64, slots: I64) -> None:
         """Add the sums (rows x MEASURES) of each row's 5-s slot to the rings of `rows`."""
@@ -299,15 +283,6 @@ class Meter:
                     break
                 return s * span
         return slot * SLICE
-
-
-def enlarged(column: np.ndarray, rows: int, fill: int | float) -> np.ndarray:
-    """A copy of `column` with `rows` rows, the new ones filled; rows of zeros take no memory until they are used."""
-    out = np.zeros((rows, *column.shape[1:]), column.dtype)
-    out[: len(column)] = column
-    if fill:
-        out[len(column) :] = fill
-    return out
 
 
 class OpenPanes:

@@ -6,7 +6,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -250,6 +250,29 @@ def test_buckets_are_those_of_the_library_that_reads_them(value: int, what: str)
     first = int(FIRST[WHAT.index(what)])
     expected = 0 if value == 0 else min(max(MAPPING.key(float(value)) - first + 1, 1), BUCKETS - 1)
     assert bucket_of(value, first) == expected
+
+
+def test_figures_are_ratios_and_unknown_where_nobody_told() -> None:
+    nothing = Totals(*[0] * len(Totals.__slots__))
+    some = replace(
+        nothing,
+        calls=10,
+        fresh=600,
+        cached=200,
+        output=200,
+        untold=2,
+        ok=6,
+        cache_hits=1,
+        timed=4,
+        latency_ms=2_000,
+        timed_tokens=400,
+        timed_output=100,
+        reported_input=800,
+        reported_cached=200,
+    )
+    figures = ("success", "prefix_share", "hit_ratio", "latency", "ms_per_token", "ms_per_output_token", "tokens_per_call")
+    assert [getattr(some, name) for name in figures] == [0.75, 0.25, 0.1, 500.0, 5.0, 20.0, 100.0]
+    assert [getattr(nothing, name) for name in figures] == [None] * len(figures)
 
 
 def test_inflation_is_an_hour_against_a_day_per_call_and_per_user() -> None:

@@ -209,7 +209,8 @@ async def _verify(kafka: KafkaSettings, partitions: int) -> Verdict:
             hours[tenant] += usd
         keys.update(truth.keys)
         counted += truth.counted
-        meters.readings.fold(_unsaid(partition, assembly))
+        for reading in assembly.pipeline.unsaid():
+            meters.readings.fold(reading)
         for rollup in assembly.pipeline.standing()[1]:
             _take(cells, rollup)
         refused = {json.loads(r.value)["position"] for r in await read(kafka, kafka.quarantine_topic, partition)}
@@ -234,16 +235,6 @@ async def _verify(kafka: KafkaSettings, partitions: int) -> Verdict:
     verdict.wrong += [f"signal nobody expected: {s}" for i, s in own.items() if i not in expected]
     verdict.wrong += [f"signal differs: {s}" for i, s in own.items() if i in expected and _plain(s) != _plain(expected[i])]
     return verdict
-
-
-def _unsaid(partition: int, assembly: Assembly) -> Reading:
-    """What a state's meters would have said at the end of the minute."""
-    names = assembly.decoder
-    pipeline = assembly.pipeline
-    reading = pipeline.meters.reading(
-        partition, pipeline.clock or 0, names.tenants.names, names.features.names, names.models.names
-    )
-    return reading or Reading(partition, 0, (), *(np.empty((0, len(end)), np.int64) for end in ENDS))
 
 
 def _compare_readings(verdict: Verdict, readings: Readings, counted: list[tuple[Ms, Event, int]]) -> None:
