@@ -62,13 +62,18 @@ def parse(line: bytes) -> dict[str, Any]:
     """The JSON object of a line; msgspec is the one judge of syntax (a name given twice: the last counts). Raises Refused."""
     if len(line) > MAX_LINE:
         raise Refused("line_too_long")
-    try:
-        value = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(f"not JSON: {_without_values(error)}") from error
+    value = json_of(line)
     if not isinstance(value, dict):
         raise Refused("not a JSON object")
     return value
+
+
+def json_of(text: bytes) -> Any:
+    """The JSON value of a text, however long. Raises Refused with a reason that never holds a value."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(f"not JSON: {_without_values(error)}") from error
 
 
 def convert(event: dict[str, Any]) -> Any:
