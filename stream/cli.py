@@ -16,6 +16,7 @@ import click
 from actions.ledger import BadLedger, Busy, Deposed, Ledger
 from schemas.documents import DocumentError
 from schemas.snapshot import BadCheckpoint
+from stream.cli_convert import convert
 from stream.cli_kafka import emit, mistakes_said, topics
 from stream.cli_lab import backtest, simulate, trials
 from stream.cli_options import (
@@ -80,6 +81,7 @@ main.add_command(simulate)
 main.add_command(backtest)
 main.add_command(trials)
 main.add_command(usage)
+main.add_command(convert)
 
 
 @main.command()
