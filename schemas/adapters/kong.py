@@ -7,7 +7,6 @@ tokens Kong's open version tells nothing, so they are not seen.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from schemas.adapters.reading import (
     Event,
@@ -15,7 +14,6 @@ from schemas.adapters.reading import (
     Names,
     NoCall,
     Reading,
-    amount,
     at,
     count,
     identity,
@@ -78,7 +76,7 @@ def event(said: tuple[Item, str, Item], who: Who) -> Event:
     """What one plugin says of its call (entry, plugin, its part) as a usage event. Raises Refused."""
     entry, plugin, told = said
     found = {name: value for name, value in (values(entry, ENTRY) | values(told, PLUGIN)).items() if value != UNKNOWN}
-    began: Any = amount(entry, "started_at")
+    began = count(entry, "started_at")
     if began is not None:
         found["ts"] = (began + found.get("latency_ms", 0.0)) / 1000
     if not found.get("cost_usd"):

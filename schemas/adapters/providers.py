@@ -47,6 +47,7 @@ OPENAI: Names = {
 ANTHROPIC: Names = {
     "output_tokens": ("usage.output_tokens",),
     "cached_input_tokens": ("usage.cache_read_input_tokens",),
+    "cache_write_tokens": ("usage.cache_creation_input_tokens",),
     "cache_write_1h_tokens": ("usage.cache_creation.ephemeral_1h_input_tokens",),
     "reasoning_tokens": ("usage.output_tokens_details.thinking_tokens",),
     "web_search_requests": ("usage.server_tool_use.web_search_requests",),
@@ -88,8 +89,7 @@ def anthropic(body: Item, item: Item) -> Event:
         raise Refused("not a response of Anthropic", "type")
     found = values(body, ANTHROPIC)
     by_lifetime = [count(body, f"usage.cache_creation.ephemeral_{kept}_input_tokens") for kept in ("5m", "1h")]
-    written = count(body, "usage.cache_creation_input_tokens")
-    found["cache_write_tokens"] = whole(*by_lifetime) if written is None else written
+    found.setdefault("cache_write_tokens", whole(*by_lifetime))
     found["input_tokens"] = _with(count(body, "usage.input_tokens"), found)
     return found | {"provider": "anthropic"}
 
@@ -116,9 +116,9 @@ def bedrock(body: Item, item: Item) -> Event:
     if not isinstance(at(body, "usage"), dict) or at(body, "usage.inputTokens") is None:
         raise Refused("not a response of Bedrock Converse", "usage")
     found = values(body, BEDROCK)
-    found["cache_write_1h_tokens"] = whole(
-        *(count(part, "inputTokens") for part in listed(body, "usage.cacheDetails") if at(part, "ttl") == "1h")
-    )
+    by_lifetime = [(text(part, "ttl"), count(part, "inputTokens")) for part in listed(body, "usage.cacheDetails")]
+    found["cache_write_1h_tokens"] = whole(*(number for kept, number in by_lifetime if kept == "1h"))
+    found.setdefault("cache_write_tokens", whole(*(number for _, number in by_lifetime)))
     found["input_tokens"] = _with(count(body, "usage.inputTokens"), found)
     found["request_id"] = text(item, "requestId") or text(body, "ResponseMetadata.RequestId")
     model = text(item, "modelId")

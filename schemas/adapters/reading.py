@@ -138,7 +138,7 @@ def count(item: Any, path: str) -> int | None:
         found = int(found)
     if isinstance(found, float) and found.is_integer():
         found = int(found)
-    if found is None or (type(found) is int and found >= 0):
+    if found is None or (type(found) is int and 0 <= found < 1 << 63):
         return found
     raise Refused("not a count", path)
 
