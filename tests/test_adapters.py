@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from schemas.adapters.reading import PROVIDERS, Reading, items
 from schemas.adapters.sources import usage_events
-from schemas.adapters.who import SOURCES, SourceName, Sources
+from schemas.adapters.who import BOUND, SOURCES, SourceName, Sources
 from schemas.decode import Decoder, Refused, convert, parse, split
 from schemas.documents import DocumentError, parse_document
 from stream.pricing import PriceBook
@@ -31,6 +32,7 @@ from tests.foreign import (
     TELLERS,
     TODAY,
     Truth,
+    attribute,
     body,
     counted,
     litellm,
@@ -129,6 +131,16 @@ def test_otlp_is_the_same_call_in_protobuf_and_in_both_kinds_of_json(name: str) 
     assert expected.events
     assert read("otlp", as_protobuf_has_it) == read("otlp", as_otlp_has_it) == expected
     assert read("otlp", b"\n" + body(as_otlp_has_it)) == expected
+
+
+@pytest.mark.parametrize("looks_like", [b"\n{", b"\n["])
+def test_protobuf_that_looks_like_json_is_read(looks_like: bytes) -> None:
+    silent = {"traceId": "00" * 16, "spanId": "00" * 8, "attributes": [attribute("gen_ai.operation.name", "chat")]}
+    requests = (
+        ParseDict(traces(silent, resource={"a": "x" * n}), ExportTraceServiceRequest()).SerializeToString() for n in range(60)
+    )
+    raw = next(raw for raw in requests if raw.startswith(looks_like))
+    assert [refusal.reason for refusal in read("otlp", raw).refused] == ["no token counts"]
 
 
 def test_openllmetry_as_captured() -> None:
@@ -276,6 +288,9 @@ def test_only_fields_of_the_key_say_whose_a_call_is() -> None:
         ("litellm", "metadata.requester_metadata.tenant"),
         ("litellm", "metadata.user_api_key_end_user_id"),
         ("otlp", "attributes.user.id"),
+        ("otlp", "attributes.user_id"),
+        ("otlp", "attributes.session.id"),
+        ("otlp", "attributes.metadata.tenant"),
         ("otlp", "attributes.gen_ai.input.messages"),
         ("otlp", "attributes.http.request.header.x-tenant"),
         ("bifrost", "RequestHeaders.x-tenant-id"),
@@ -307,6 +322,16 @@ def test_the_operator_says_which_fields_count_and_what_stands_in() -> None:
     event = only(usage_events("litellm", body(payload), sources.of("litellm"), NOW))
     assert (event["tenant"], event["origin_tenant"]) == ("nobody", "customer-9")
     assert "origin_tenant" not in only(read("litellm", payload))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_page_has_every_source_and_the_fields_that_say_whose_its_calls_are(source: SourceName) -> None:
+    page = (Path(__file__).parent.parent / "docs/adapters.md").read_text()
+    assert f"\n| `{source}` | " in page
+    bound = BOUND[source]
+    for path in (*bound.tenant, *bound.key):
+        assert f"`{path}`" in page
+        assert parse_document(json.dumps({source: {"key_from": [path]}}).encode(), "sources.json", Sources)
 
 
 def test_whose_call_it_is_must_be_known() -> None:

@@ -19,21 +19,23 @@ from schemas.adapters.spans import KNOWN, Span
 from schemas.adapters.who import Who
 from schemas.decode import Refused
 
+_BLANK = b" \t\r\n\xef\xbb\xbf"
 _FAILED = (2, "STATUS_CODE_ERROR")
 _KINDS = ("stringValue", "intValue", "doubleValue", "boolValue")
 
 
 def calls(body: bytes, who: Who, now: float) -> Reading:
-    """The calls among the spans of a request. JSON is tried first: to it the first byte of a protobuf body is a space."""
+    """The calls among the spans of a request. Protobuf begins with a line break, so what looks like JSON may be it."""
     wanted = _Wanted(who)
-    documents = list(items(body))
-    if not documents or any(isinstance(document, dict) for document in documents):
-        return spans.calls([span for document in documents for span in _of_json(document, wanted)], who)
+    told: list[Item | Refused] = [Refused("neither OTLP/JSON nor OTLP/protobuf")]
+    if body[:64].lstrip(_BLANK)[:1] in (b"{", b"["):
+        told = list(items(body))
+    if not all(isinstance(document, Refused) for document in told) or not told:
+        return spans.calls([span for document in told for span in _of_json(document, wanted)], who)
     try:
         request = ExportTraceServiceRequest.FromString(body)
     except DecodeError:
-        told = "; ".join(document.reason for document in documents[:1] if isinstance(document, Refused))
-        return spans.calls([Refused(f"neither OTLP/JSON nor OTLP/protobuf: {told}")], who)
+        return spans.calls([document for document in told[:1] if isinstance(document, Refused)], who)
     if body and not request.resource_spans:
         return spans.calls([Refused("no resourceSpans", "resourceSpans")], who)
     return spans.calls(list(_of_protobuf(request, wanted)), who)

@@ -135,12 +135,12 @@ class Span:
 
 def calls(spans: Sequence[Span | Refused], who: Who) -> Reading:
     """The calls among the spans of one payload, each once: an agent's sums and second spans of a call are passed over."""
-    return read(_told(spans), lambda span: event(span, who))
+    return read(_once(spans), lambda span: event(span, who))
 
 
 def event(span: Span, who: Who) -> Event:
     """The span of a call as a usage event. Raises Refused."""
-    found = values(span.attributes, NAMES)
+    found = values(span.attributes, _told(span))
     said = str(found.get("operation") or span.attributes.get(_KINDS[0])).lower()
     found["operation"] = OPERATIONS.get(said, found.get("operation"))
     found["ts"] = span.end
@@ -157,7 +157,12 @@ def event(span: Span, who: Who) -> Event:
     return used(whose(span.item, who, found), span.failure, total)
 
 
-def _told(spans: Sequence[Span | Refused]) -> Iterator[Span | Refused | NoCall]:
+def _told(span: Span) -> Names:
+    """The names that stand on a span: most spans have few of all that we know."""
+    return {name: there for name, paths in NAMES.items() if (there := tuple(p for p in paths if p in span.attributes))}
+
+
+def _once(spans: Sequence[Span | Refused]) -> Iterator[Span | Refused | NoCall]:
     """The spans, those that are no call of their own as NoCall. A call tells of its use, or that it failed."""
     kinds = [_kind(span) if isinstance(span, Span) else "" for span in spans]
     telling = [

@@ -53,7 +53,7 @@ BOUND: dict[SourceName, Bound] = {
     "otlp": Bound(
         ("resource.service.namespace",),
         ("resource.service.name",),
-        rf"resource\..+|attributes\.(?!({_CALLERS})\b|gen_ai\.(?!virtual_key|customer|team)).+",
+        rf"resource\..+|attributes\.(?!({_CALLERS})(?![a-z])|gen_ai\.(?!virtual_key|customer|team)).+",
     ),
     "bifrost": Bound(
         ("bifrost.customer.id", "gen_ai.customer_id", "bifrost.team.id", "gen_ai.team_id"),
@@ -69,7 +69,7 @@ BOUND: dict[SourceName, Bound] = {
     "openai": Bound(),
     "anthropic": Bound(),
     "gemini": Bound(),
-    "bedrock": Bound(("accountId",), ("identity.arn",), r"accountId|identity\..+"),
+    "bedrock": Bound(("accountId",), (), r"accountId|identity\..+"),
 }
 
 
