@@ -10,7 +10,6 @@ import click
 import msgspec
 
 from schemas.adapters.reading import Reading
-from schemas.adapters.sources import usage_events
 from schemas.adapters.who import SOURCES, SourceName, Sources
 from stream.cli_options import FILE
 from stream.documents import read_document
@@ -35,6 +34,8 @@ def convert(
     What another program sent goes in as it is: payloads of gateways, OTLP traces, provider answers. Prompts and answers
     are dropped. The summary is on standard error; exit 1 if anything was refused. docs/adapters.md has a part per source.
     """
+    from schemas.adapters.sources import usage_events  # protobuf is slow to import, and `stop` must be fast
+
     known = Sources({}) if sources is None else read_document(sources, Sources)
     try:
         who = known.of(source, tenant, key_id, model)

@@ -224,7 +224,10 @@ def agent(id: str, parent: str = "", **more: Any) -> dict[str, Any]:
         ([inference("1"), inference("2", "1", response="b"), inference("3", "1", response="c")], 2),
         ([inference("1"), inference("2")], 2),
         ([inference("1", "1")], 1),
-        ([inference("1", "2"), inference("2", "1")], 0),
+        (
+            [inference("0"), inference("0"), span({TODAY["input"]: 10, TODAY["output"]: 5, "gen_ai.request.model": "m"}, "")],
+            3,
+        ),
         ([span({"http.request.method": "GET"}, "1" * 16), span({"gen_ai.operation.name": "execute_tool"}, "2" * 16)], 0),
     ],
 )
@@ -234,6 +237,14 @@ def test_every_call_is_counted_once_however_many_spans_tell_of_it(spans: list[An
     assert len(reading.events) == calls
     assert sum(event["input_tokens"] for event in reading.events) == 10 * calls
     assert sum(reading.passed.values()) == len(spans) - calls
+
+
+def test_a_failed_attempt_inside_a_call_takes_nothing_from_it() -> None:
+    failed = span(
+        {"gen_ai.operation.name": "chat", "gen_ai.request.model": "m", "error.type": "RateLimitError"}, "2" * 16, "1" * 16
+    )
+    events = read("otlp", traces(inference("1"), failed)).events
+    assert [(event["input_tokens"], event.get("status")) for event in events] == [(10, None), (0, 429)]
 
 
 def test_the_inner_span_and_the_fuller_one_are_kept() -> None:
@@ -361,6 +372,16 @@ def test_calls_without_an_id_get_a_stable_one() -> None:
     assert len(long) < 100
 
 
+def test_failed_attempts_of_one_request_are_tied_not_dropped() -> None:
+    attempts = [
+        litellm(USUAL) | {"status": "failure", "id": "c", "litellm_call_id": "c", "startTime": 1.79e9 + n} for n in range(3)
+    ]
+    events = read("litellm", attempts).events
+    assert len({event["event_id"] for event in events}) == 3
+    assert {event["request_id"] for event in events} == {"c"}
+    assert read("litellm", attempts).events == events
+
+
 @pytest.mark.parametrize("shape", ["array", "ndjson", "single", "arrays by line"])
 def test_json_comes_as_an_array_as_lines_or_alone(shape: str) -> None:
     payloads = [litellm(USUAL) | {"id": f"c-{n}"} for n in range(1 if shape == "single" else 3)]
@@ -481,9 +502,9 @@ def test_the_hostile_corpus_yields_no_call(source: SourceName, raw: bytes) -> No
 
 def test_a_long_chain_of_spans_between_a_call_and_its_agent_is_walked_not_climbed() -> None:
     ids = {"traceId": "0af7651916cd43dd8448eb211c80319c"}
-    chain = [ids | {"spanId": f"{n:016x}", "parentSpanId": f"{n - 1:016x}", "attributes": []} for n in range(1, 5_000)]
-    outer = inference("0") | {"spanId": f"{0:016x}"}
-    inner = inference("f") | {"parentSpanId": f"{4_999:016x}"}
+    chain = [ids | {"spanId": f"{n:016x}", "parentSpanId": f"{n - 1:016x}", "attributes": []} for n in range(2, 5_001)]
+    outer = inference("0") | {"spanId": f"{1:016x}"}
+    inner = inference("f") | {"parentSpanId": f"{5_000:016x}"}
     assert dict(read("otlp", traces(outer, *chain, inner)).passed) == {
         "another span of the same call": 1,
         "no model call": 4_999,
@@ -505,6 +526,15 @@ def test_prompts_and_answers_are_dropped_at_the_door(name: str) -> None:
         assert "CANARY" not in repr(reading)
     bent = ParseDict(payload, ExportTraceServiceRequest()).SerializeToString() if teller.source == "otlp" else whole
     assert "CANARY" not in repr(usage_events(teller.source, bent, who(teller.source), NOW))
+
+
+def test_a_nest_as_deep_as_can_be_read_is_refused_or_read() -> None:
+    for depth in range(700, 1_000):
+        payload = body(litellm(USUAL) | {"id": None}).replace(
+            b'"cache_hit": false', b'"cache_hit": ' + b"[" * depth + b"]" * depth
+        )
+        reading = safe("litellm", payload)
+        assert len(reading.events) + len(reading.refused) == 1
 
 
 def test_what_callers_choose_is_cut_never_a_reason_to_refuse() -> None:

@@ -56,7 +56,7 @@ def calls(body: bytes, who: Who, now: float) -> Reading:
 
 
 def event(item: Item, who: Who) -> Event:
-    """One payload as a usage event. Raises Refused."""
+    """One payload as a usage event. Failed attempts of a request share its id: when they began tells them apart."""
     found = values(item, NAMES)
     failed = at(item, "status") == "failure"
     began, provider = at(item, "startTime"), text(item, "custom_llm_provider")
@@ -71,7 +71,8 @@ def event(item: Item, who: Who) -> Event:
     retries = count(item, _RETRIES)
     found["attempt"] = None if retries is None else retries + 1
     found["feature"] = next((tag[8:] for tag in _tags(item) if tag.startswith("feature:")), None) or None
-    found["event_id"] = identity(at(item, "id"), item)
+    own = text(item, "id")
+    found["event_id"] = identity(f"{own}-{began}" if own and failed else own, item)
     return used(whose(item, who, found), failed, count(item, "total_tokens"))
 
 

@@ -106,12 +106,17 @@ def _hex(span: Any, path: str, size: int) -> str:
     """An id in hex, as OTLP/JSON has it, or in Base64, as protobuf's own JSON has it; "" for what is none."""
     given = text(span, path) or ""
     if re.fullmatch(f"[0-9a-fA-F]{{{2 * size}}}", given):
-        return given.lower()
+        return _id(bytes.fromhex(given))
     try:
         raw = base64.b64decode(given, validate=True)
     except (binascii.Error, ValueError):
         return ""
-    return raw.hex() if len(raw) == size else ""
+    return _id(raw) if len(raw) == size else ""
+
+
+def _id(raw: bytes) -> str:
+    """In hex; zeros are no id."""
+    return raw.hex() if any(raw) else ""
 
 
 def _of_protobuf(request: ExportTraceServiceRequest, wanted: _Wanted) -> Iterator[Span]:
@@ -122,9 +127,9 @@ def _of_protobuf(request: ExportTraceServiceRequest, wanted: _Wanted) -> Iterato
                 yield wanted.span(
                     map(_pair, span.attributes),
                     resource,
-                    trace=span.trace_id.hex(),
-                    id=span.span_id.hex(),
-                    parent=span.parent_span_id.hex(),
+                    trace=_id(span.trace_id),
+                    id=_id(span.span_id),
+                    parent=_id(span.parent_span_id),
                     start=_seconds(span.start_time_unix_nano),
                     end=_seconds(span.end_time_unix_nano),
                     failed=span.status.code == Status.STATUS_CODE_ERROR,

@@ -21,14 +21,13 @@ Event = dict[str, Any]
 Names = Mapping[str, tuple[str, ...]]
 """A field of the usage event -> the paths in an item where it may stand; the first one that says something counts."""
 
-LONGEST_NAME, LONGEST_TEXT = 256, 4096
+LONGEST_NAME, LONGEST_TEXT = (bounds(name)["maxLength"] for name in ("event_id", "user_agent"))
 LONGEST_TIME = 64
-CHOICES: dict[str, dict[str, str]] = {
-    "service_tier": {"default": "standard", "standard": "standard", "on_demand": "standard", "batch": "batch"}
-    | {"flex": "flex", "priority": "priority"},
-    "response_cache": {"true": "hit", "hit": "hit", "false": "miss", "miss": "miss", "refresh": "miss", "bypass": "bypass"},
+ALSO = {
+    "service_tier": {"default": "standard", "on_demand": "standard"},
+    "response_cache": {"true": "hit", "false": "miss", "refresh": "miss"},
 }
-"""What sources say -> what the contract says; anything else says nothing."""
+"""What sources say besides the contract's own words."""
 PROVIDERS = {
     **dict.fromkeys(("aws.bedrock", "bedrock", "bedrock_converse"), "aws"),
     **dict.fromkeys(("azure.ai.openai", "azure.ai.inference", "az.ai.openai", "azure_ai"), "azure"),
@@ -76,6 +75,8 @@ def read(parts: Iterable[Any], event: Callable[[Any], Event]) -> Reading:
             reading.events.append(found)
         except Refused as refused:
             reading.refused.append(Refusal(refused.reason, refused.field, number))
+        except RecursionError:
+            reading.refused.append(Refusal("nested too deeply", "", number))
         except NoCall as passed:
             reading.passed[str(passed)] += 1
     return reading
@@ -180,17 +181,24 @@ def _status(item: Any, path: str) -> int | None:
     return int(found) if found and re.fullmatch("[1-9][0-9]{2}", found) else None
 
 
-def _choice(name: str) -> Callable[[Any, str], str | None]:
-    return lambda item, path: CHOICES.get(name, {}).get(str(at(item, path))[:LONGEST_NAME].lower())
+def _choice(words: dict[str, str]) -> Callable[[Any, str], str | None]:
+    def choice(item: Any, path: str) -> str | None:
+        found = at(item, path)
+        return words.get(str(found).lower()) if isinstance(found, str | bool) else None
+
+    return choice
 
 
 def _kind(name: str) -> Callable[[Any, str], Any]:
     bound = bounds(name)
+    if "enum" in bound:
+        return _choice({word: word for word in bound["enum"]} | ALSO.get(name, {}))
     kinds: dict[str, Callable[[Any, str], Any]] = {"integer": count, "number": amount, "string": text}
-    return _choice(name) if "enum" in bound else kinds[bound["type"]]
+    return kinds[bound["type"]]
 
 
 _KINDS = {name: _kind(name) for name in UsageEvent.model_fields} | {"ts": moment, "status": _status}
+_OF_USE = {name for name in UsageEvent.model_fields if name.endswith("_tokens")} | {"web_search_requests", "cost_usd"}
 
 
 def values(item: Any, names: Names) -> Event:
@@ -231,10 +239,8 @@ def used(event: Event, failed: bool = False, total: int | None = None) -> Event:
     """
     told = [event.get("input_tokens"), event.get("output_tokens")]
     if event.get("response_cache") == "hit" or (failed and told == [None, None]):
-        return {name: value for name, value in event.items() if not _KINDS_OF_USE & {name}} | {
-            "input_tokens": 0,
-            "output_tokens": 0,
-        }
+        rest = {name: value for name, value in event.items() if name not in _OF_USE}
+        return rest | {"input_tokens": 0, "output_tokens": 0}
     if told == [None, None]:
         raise Refused("no token counts", "input_tokens")
     if told[1] is None and told[0] is not None:
@@ -243,11 +249,6 @@ def used(event: Event, failed: bool = False, total: int | None = None) -> Event:
         if event.get("operation") == "embeddings":
             return event | {"output_tokens": 0}
     return event
-
-
-_KINDS_OF_USE = {
-    name for name in UsageEvent.model_fields if name.endswith("_tokens") or name in ("web_search_requests", "cost_usd")
-}
 
 
 def identity(given: object, *otherwise: object) -> str:

@@ -192,16 +192,16 @@ def _kind(span: Span) -> str:
 def _repeated(telling: list[Span], spans: list[Span]) -> set[int]:
     """Which spans (by `id()`) say again what another says: of one response the fullest stays, of nested calls the inner.
 
-    Two nested spans that name different responses are two calls.
+    Two nested spans that name different responses are two calls; what failed says nothing again of what was used.
     """
     fullest: dict[tuple[str, str], Span] = {}
     for span in telling:
-        key = (span.trace, span.response or span.id)
+        key = (span.trace, span.response or span.id or str(id(span)))
         if key not in fullest or len(span.attributes) > len(fullest[key].attributes):
             fullest[key] = span
     repeated = {id(span) for span in telling} - {id(span) for span in fullest.values()}
-    calls_by_id = {(span.trace, span.id): span for span in fullest.values()}
-    parents = {(span.trace, span.id): (span.trace, span.parent) for span in spans}
+    calls_by_id = {(span.trace, span.id): span for span in fullest.values() if span.id}
+    parents = {(span.trace, span.id): (span.trace, span.parent) for span in spans if span.id}
     seen: set[tuple[str, str]] = set()
     for span in fullest.values():
         outer = (span.trace, span.parent)
@@ -209,6 +209,8 @@ def _repeated(telling: list[Span], spans: list[Span]) -> set[int]:
             seen.add(outer)
             outer = parents[outer]
         call = calls_by_id.get(outer)
-        if call is not None and not (span.response and call.response and span.response != call.response):
+        if call is None or call is span or (call.tells_of_use and not span.tells_of_use):
+            continue
+        if not (span.response and call.response and span.response != call.response):
             repeated.add(id(call))
-    return repeated - {id(span) for span in fullest.values() if span.id == span.parent}
+    return repeated
