@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +294,16 @@ class Teller:
     emit: Callable[[Truth], Any]
     parts: tuple[str, ...] = PARTS
     inclusive: bool = True
+
+    def as_far_as_told(self, truth: Truth) -> Truth:
+        """The truth as this source can tell it: what stands beside the input and is not told of is not there."""
+        told = truth.told & set(self.parts)
+        if self.inclusive:
+            return replace(truth, told=told)
+        told |= {"write"} if "write_1h" in told else set()
+        read, written = "cached" in told, "write" in told
+        counts = {"cached": truth.cached * read, "write_5m": truth.write_5m * written, "write_1h": truth.write_1h * written}
+        return replace(truth, told=told, **counts)
 
 
 _NO_LIFETIME = ("cached", "write", "reasoning")

@@ -53,7 +53,7 @@ def event(item: Item, who: Who, now: float) -> Event:
         raise Refused("data is not JSON", "data_base64")
     data = at(item, "data")
     found = values(data, NAMES)
-    side = SIDES.get(str(at(data, "type")))
+    side = SIDES.get(text(data, "type") or "")
     if side is not None and "input_tokens" not in found and "output_tokens" not in found:
         found |= dict.fromkeys(SIDES.values(), 0) | {side: count(data, "tokens")}
     if not any(name in found for name in SIDES.values()):
