@@ -280,9 +280,9 @@ def test_only_fields_of_the_key_say_whose_a_call_is() -> None:
     forged["metadata"]["user_api_key_end_user_id"] = "evil"
     event = only(read("litellm", forged))
     assert (event["tenant"], event["feature"]) == ("team-1", "search")
-    baggage = inference("1", **{"service.namespace": "evil", "tenant": "evil", "service.name": "evil"})
+    baggage = inference("1", **{"service.namespace": "evil", "service.name": "evil", "deployment.environment": "evil"})
     event = only(read("otlp", traces(baggage)))
-    assert (event["tenant"], event["key_id"]) == ("acme", "app")
+    assert (event["tenant"], event["key_id"], event["environment"]) == ("acme", "app", "prod")
 
 
 @pytest.mark.parametrize(
@@ -522,13 +522,17 @@ def test_prompts_and_answers_are_dropped_at_the_door(name: str) -> None:
     assert "CANARY" not in repr(usage_events(teller.source, bent, who(teller.source), NOW))
 
 
-def test_a_nest_as_deep_as_can_be_read_is_refused_or_read() -> None:
-    for depth in range(700, 1_000):
-        payload = body(litellm(USUAL) | {"id": None}).replace(
-            b'"cache_hit": false', b'"cache_hit": ' + b"[" * depth + b"]" * depth
-        )
-        reading = safe("litellm", payload)
-        assert len(reading.events) + len(reading.refused) == 1
+@pytest.mark.parametrize(
+    ("name", "without"), [("litellm", "id"), ("kong", "request"), ("cloudevents", "id"), ("bedrock", "request_id")]
+)
+def test_what_can_just_be_read_can_be_given_an_id(name: str, without: str) -> None:
+    teller = TELLERS[name]
+    payload = body(teller.emit(USUAL) | {without: None, "nest": "here"})
+    outcomes = set()
+    for depth in range(900, 1_000):
+        reading = safe(teller.source, payload.replace(b'"here"', b"[" * depth + b"]" * depth))
+        outcomes.add((len(reading.events), len(reading.refused)))
+    assert outcomes == {(1, 0), (0, 1)}
 
 
 def test_what_callers_choose_is_cut_never_a_reason_to_refuse() -> None:
