@@ -221,6 +221,8 @@ def whose(item: Any, who: Who, event: Event) -> Event:
         if said[name] is None:
             tried = f"none of {', '.join(paths)} is set" if paths else "this source names none"
             raise Refused(f"no {name}: {tried}, and none stands in", name)
+    if who.tenant_only and said["tenant"] != who.tenant:
+        raise Refused("not the tenant that this producer may write", "tenant")
     if _SECRET.match(said["key_id"]):
         said["key_id"] = hashlib.sha256(said["key_id"].encode()).hexdigest()
     said["origin_tenant"] = next((found for path in who.origin_tenant_from if (found := text(item, path))), None)

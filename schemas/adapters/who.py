@@ -18,8 +18,9 @@ Fields = Annotated[tuple[Name, ...], Field(max_length=20)]
 class Who(BaseModel):
     """Of one source. Paths are dotted; the first one that holds a text counts. Empty: the source's own fields.
 
-    `tenant`, `key_id` and `model` stand in where the source names none. `origin_tenant_from` is for a producer that you
-    trust to say for whom it calls. Users are told apart by a hash with `user_salt`; without it they are not.
+    `tenant`, `key_id` and `model` stand in where the source names none; with `tenant_only` a call that names another tenant
+    is refused. `origin_tenant_from` is for a producer that you trust to say for whom it calls. Users are told apart by a hash
+    with `user_salt`; without it they are not.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", regex_engine="python-re")
@@ -28,6 +29,7 @@ class Who(BaseModel):
     key_from: Fields = ()
     origin_tenant_from: Fields = ()
     tenant: Name | None = None
+    tenant_only: bool = False
     key_id: Name | None = None
     model: Name | None = None
     user_salt: Annotated[str, Field(min_length=16, max_length=64, pattern=r"^[ -~]+$")] | None = None
