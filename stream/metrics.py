@@ -1,4 +1,4 @@
-"""Every metric of a worker once, with its meaning and unit (Prometheus)."""
+"""Every metric of a worker and of the intake once, with its meaning and unit (Prometheus)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from schemas.batch import NANO, Ms
 from schemas.signals import Signal
@@ -15,6 +15,10 @@ HEAD = """# Metrics of a worker
 
 Served at `/metrics` on 127.0.0.1 and `BURNGUARD_WORKER_HTTP_PORT` (9464), beside `/health` (the process lives) and
 `/ready` (all that it owns is loaded). Written by `python -m stream.metrics`.
+"""
+INTAKE_HEAD = """# Metrics of the intake
+
+Served at `/metrics` of `burnguard intake`; `producer` is a name in the file of tokens, or the topic that is read.
 """
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -39,6 +43,24 @@ LAG = Gauge("burnguard_lag", "Records behind the end of the partition", ["partit
 UNCOMMITTED = Gauge("burnguard_uncommitted", "Records folded since the pointers that are committed")
 CLOCK_AGE = Gauge("burnguard_clock_age_seconds", "How far the oldest clock of a partition is behind ours")
 POINTER_AGE = Gauge("burnguard_pointer_age_seconds", "Since the oldest pointer of a partition that has changed")
+
+INTAKE = CollectorRegistry()
+ProcessCollector(registry=INTAKE)
+_WHOSE = ("producer", "source")
+INTAKE_CALLS = Counter("burnguard_intake_calls", "Calls that Kafka has acknowledged", _WHOSE, registry=INTAKE)
+INTAKE_REFUSED = Counter(
+    "burnguard_intake_refused", "Calls refused and written to the quarantine topic", _WHOSE, registry=INTAKE
+)
+INTAKE_PASSED = Counter("burnguard_intake_passed", "What was told and is no call of its own", _WHOSE, registry=INTAKE)
+INTAKE_ANSWERS = Counter("burnguard_intake_answers", "Requests answered, by HTTP status", ["status"], registry=INTAKE)
+INTAKE_AWAY = Counter("burnguard_intake_away", "Deliveries that Kafka did not acknowledge in time", registry=INTAKE)
+INTAKE_HELD = Gauge("burnguard_intake_held_bytes", "Bytes of bodies that are not answered yet", registry=INTAKE)
+INTAKE_DELIVERY = Histogram(
+    "burnguard_intake_delivery_seconds", "Until Kafka has acknowledged a body's calls", buckets=SECONDS, registry=INTAKE
+)
+INTAKE_LAG = Gauge(
+    "burnguard_intake_lag", "Records of the topic that is read, not delivered yet", ["partition"], registry=INTAKE
+)
 
 
 class Standing(Protocol):
@@ -87,12 +109,24 @@ def standing(lags: Mapping[int, int], partitions: Collection[Standing], clock_ag
     POINTER_AGE.set(max((now - p.checkpointed_at for p in partitions if p.changed), default=0.0))
 
 
-def table() -> str:
-    """All of them, for docs/metrics.md."""
-    ours = [m for m in REGISTRY.collect() if m.name.startswith("burnguard_")]
+def taken(producer: str, source: str, calls: int, refused: int, passed: int) -> None:
+    """Count what the intake took of a body."""
+    for counter, count in ((INTAKE_CALLS, calls), (INTAKE_REFUSED, refused), (INTAKE_PASSED, passed)):
+        if count:
+            counter.labels(producer, source).inc(count)
+
+
+def page() -> str:
+    """docs/metrics.md."""
+    return f"{HEAD}\n{table(REGISTRY)}\n\n{INTAKE_HEAD}\n{table(INTAKE)}\n"
+
+
+def table(registry: CollectorRegistry) -> str:
+    """All metrics of ours."""
+    ours = [m for m in registry.collect() if m.name.startswith("burnguard_")]
     rows = [f"| `{m.name}{'_total' * (m.type == 'counter')}` | {m.type} | {m.documentation} |" for m in ours]
     return "\n".join(["| metric | type | meaning |", "| --- | --- | --- |", *sorted(rows)])
 
 
 if __name__ == "__main__":
-    Path("docs/metrics.md").write_text(f"{HEAD}\n{table()}\n")
+    Path("docs/metrics.md").write_text(page())

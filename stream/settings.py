@@ -231,3 +231,20 @@ class WorkerSettings(FromEnvironment):
     checkpoint_s: Annotated[float, Field(gt=0, le=300)] = 5.0
     stuck_s: Annotated[float, Field(ge=10)] = 120.0
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 9464
+
+
+class IntakeSettings(FromEnvironment):
+    """Where the intake listens, and how much it holds: of one body (also unpacked), and of all that are not answered yet."""
+
+    model_config = SettingsConfigDict(env_prefix="BURNGUARD_INTAKE_", frozen=True, env_ignore_empty=True)
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 9465
+    body_mib: Annotated[int, Field(ge=1, le=256)] = 16
+    buffer_mib: Annotated[int, Field(ge=1, le=4_096)] = 128
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.buffer_mib < self.body_mib:
+            raise ValueError(f"BURNGUARD_INTAKE_BUFFER_MIB must be at least BURNGUARD_INTAKE_BODY_MIB, {self.body_mib}")
+        return self

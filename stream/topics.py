@@ -67,10 +67,12 @@ def rights(settings: KafkaSettings, role: str) -> tuple[dict[str, tuple[str, ...
         return topics, {settings.group: ("READ",)}
     if role == "responder":
         return {settings.signals_topic: ("READ",)}, {settings.responder_group: ("READ",)}
+    if role == "intake":
+        return {settings.usage_topic: ("WRITE",), settings.quarantine_topic: ("WRITE",)}, {}
     return {settings.usage_topic: ("WRITE",)}, {}
 
 
-ROLES = ("worker", "responder", "emit")
+ROLES = ("worker", "responder", "emit", "intake")
 
 
 def init(settings: KafkaSettings, partitions: int | None, replication: int | None) -> tuple[list[str], bool]:
