@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from schemas.adapters import spans
-from schemas.adapters.reading import Item, Reading, at, items, listed, moment, text
+from schemas.adapters.reading import Item, Reading, at, bounded, items, listed, moment, text
 from schemas.adapters.spans import KNOWN, Span
 from schemas.adapters.who import Who
 from schemas.decode import Refused
@@ -16,14 +16,16 @@ from schemas.decode import Refused
 CALLS = {"llm.call": "chat", "embedding": "embeddings", "speech": "speech", "transcription": "transcription"}
 """The kinds of span that are calls; all others are about them."""
 _OPERATION = "gen_ai.operation.name"
+_CALLER = ("client.address", "http.user_agent")
+"""What only the root span tells."""
 
 
 def calls(body: bytes, who: Who, now: float) -> Reading:
     """The calls that Bifrost tells of, every attempt of a request its own."""
-    return spans.calls([span for trace in items(body) for span in _spans(trace)], who)
+    return spans.calls(list(bounded((span for trace in items(body) for span in _spans(trace, who)), body)), who)
 
 
-def _spans(trace: Item | Refused) -> Iterator[Span | Refused]:
+def _spans(trace: Item | Refused, who: Who) -> Iterator[Span | Refused]:
     if isinstance(trace, Refused):
         yield trace
         return
@@ -32,8 +34,10 @@ def _spans(trace: Item | Refused) -> Iterator[Span | Refused]:
         if not told:
             raise Refused("no Spans", "Spans")
         root = at(trace, "RootSpan.Attributes")
+        wanted = (*who.tenant_from, *who.key_from, *who.origin_tenant_from, *_CALLER)
+        said = {name: found for name in wanted if (found := at(root, name)) is not None}
         for span in told:
-            yield _span(trace, span, root if isinstance(root, dict) else {})
+            yield _span(trace, span, said)
     except Refused as refused:
         yield refused
 
@@ -47,8 +51,7 @@ def _span(trace: Item, span: object, root: Item) -> Span:
         known = {}
     else:
         known = {
-            "client.address": root.get("client.address"),
-            "http.user_agent": root.get("http.user_agent"),
+            **{name: root.get(name) for name in _CALLER},
             _OPERATION: kind,
         } | known
         known["bifrost.request.id"] = text(trace, "RequestID")

@@ -49,6 +49,8 @@ ENTRY: Names = {
     "user_agent": ("request.headers.user-agent",),
 }
 UNKNOWN = "UNSPECIFIED"
+MOST_PLUGINS = 32
+"""Of one entry: each looks at all of it."""
 
 
 def calls(body: bytes, who: Who, now: float) -> Reading:
@@ -69,7 +71,10 @@ def _told(body: bytes) -> Iterator[tuple[Item, str, Item] | Refused | NoCall]:
         ]
         if not used_by:
             yield NoCall("no AI plugin's usage")
-        yield from used_by
+        elif len(used_by) > MOST_PLUGINS:
+            yield Refused(f"more than {MOST_PLUGINS} plugins", "ai")
+        else:
+            yield from used_by
 
 
 def event(said: tuple[Item, str, Item], who: Who) -> Event:

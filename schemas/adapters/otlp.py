@@ -14,7 +14,7 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from schemas.adapters import spans
-from schemas.adapters.reading import Item, Reading, at, count, items, listed, text
+from schemas.adapters.reading import LONGEST_TEXT, Item, Reading, at, bounded, count, items, listed, text
 from schemas.adapters.spans import KNOWN, Span
 from schemas.adapters.who import Who
 from schemas.decode import Refused
@@ -31,14 +31,14 @@ def calls(body: bytes, who: Who, now: float) -> Reading:
     if body[:64].lstrip(_BLANK)[:1] in (b"{", b"["):
         told = list(items(body))
     if not all(isinstance(document, Refused) for document in told) or not told:
-        return spans.calls([span for document in told for span in _of_json(document, wanted)], who)
+        return spans.calls(list(bounded((span for document in told for span in _of_json(document, wanted)), body)), who)
     try:
         request = ExportTraceServiceRequest.FromString(body)
     except DecodeError:
         return spans.calls([document for document in told[:1] if isinstance(document, Refused)], who)
     if body and not request.resource_spans:
         return spans.calls([Refused("no resourceSpans", "resourceSpans")], who)
-    return spans.calls(list(_of_protobuf(request, wanted)), who)
+    return spans.calls(list(bounded(_of_protobuf(request, wanted), body)), who)
 
 
 class _Wanted:
@@ -59,7 +59,8 @@ class _Wanted:
 
     def kept(self, place: str, pairs: Iterable[tuple[str, Any]]) -> Item:
         names = self._names[place]
-        return {name: value for name, value in pairs if value is not None and (name in KNOWN or name in names)}
+        told = ((name, value) for name, value in pairs if value is not None and (name in KNOWN or name in names))
+        return {name: value[:LONGEST_TEXT] if isinstance(value, str) else value for name, value in told}
 
 
 def _of_json(document: Item | Refused, wanted: _Wanted) -> Iterator[Span | Refused]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -16,6 +16,7 @@ from schemas.adapters.who import Who
 from schemas.decode import Refused, convert, json_of
 from schemas.usage import LATEST_S, SHOWN, UsageEvent, bounds
 
+T = TypeVar("T")
 Item = dict[str, Any]
 Event = dict[str, Any]
 Names = Mapping[str, tuple[str, ...]]
@@ -23,6 +24,8 @@ Names = Mapping[str, tuple[str, ...]]
 
 LONGEST_NAME, LONGEST_TEXT = (bounds(name)["maxLength"] for name in ("event_id", "user_agent"))
 LONGEST_TIME = 64
+FEWEST_PARTS, SHORTEST_PART = 1_000, 64
+"""No call and no span is told of in fewer bytes."""
 ALSO = {
     "service_tier": {"default": "standard", "on_demand": "standard"},
     "response_cache": {"true": "hit", "false": "miss", "refresh": "miss"},
@@ -82,9 +85,19 @@ def read(parts: Iterable[Any], event: Callable[[Any], Event]) -> Reading:
 
 def items(body: bytes) -> Iterator[Item | Refused]:
     """The objects of a JSON document, of a JSON array, or of NDJSON."""
-    for value in _documents(body.removeprefix(b"\xef\xbb\xbf")):
-        for item in value if isinstance(value, list) else [value]:
-            yield item if isinstance(item, dict | Refused) else Refused("not a JSON object")
+    documents = _documents(body.removeprefix(b"\xef\xbb\xbf"))
+    for item in bounded((item for found in documents for item in (found if isinstance(found, list) else [found])), body):
+        yield item if isinstance(item, dict | Refused) else Refused("not a JSON object")
+
+
+def bounded(parts: Iterable[T], body: bytes) -> Iterator[T | Refused]:
+    """No more parts than a body can tell of in earnest; the rest of what is made to cost us much is one refused part."""
+    most = FEWEST_PARTS + len(body) // SHORTEST_PART
+    for number, part in enumerate(parts):
+        if number == most:
+            yield Refused(f"more than {most} parts: the rest was not looked at")
+            return
+        yield part
 
 
 def _documents(body: bytes) -> Iterator[Any]:
