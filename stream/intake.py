@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -25,6 +26,8 @@ from stream.settings import KafkaSettings
 Source = Literal["native"] | SourceName
 MOST_ROWS = 1_000
 """Of one body that are quarantined each for itself; one more says how many others there were."""
+MOST_SHOWN = 100
+"""Of one body that the sender is told of."""
 NOWHERE = -1
 """Partition and position of what came by no topic."""
 AWAY_S = 10.0
@@ -37,6 +40,15 @@ class BadBody(ValueError):
 
 class TooLarge(ValueError):
     """A body that is larger than is taken, as it is or unpacked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What was sent as what, and whether it is gzip."""
+
+    source: Source
+    sent: bytes
+    packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +90,17 @@ def who_sends(source: Source, sources: Sources, producer: Producer) -> Who:
     return who.model_copy(update=own if producer.trusted else own | {"origin_tenant_from": ()})
 
 
+def ends(refused: list[Refusal], most: int) -> list[Refusal]:
+    """The first of them and the last, which says so where the rest of a body was not looked at."""
+    return list(refused) if len(refused) <= most else [*refused[: most - 1], refused[-1]]
+
+
 def records(reading: Reading, body: bytes, origin: Origin, kafka: KafkaSettings) -> list[Outgoing]:
     """The calls of a body, and a row without its bytes for every call that was refused."""
     calls = [Outgoing(kafka.usage_topic, call["tenant"].encode(), msgspec.json.encode(call)) for call in reading.events]
-    told = list(reading.refused[:MOST_ROWS])
-    if len(reading.refused) > MOST_ROWS:
-        told.append(Refusal(f"and {len(reading.refused) - MOST_ROWS} more calls of this body", "", MOST_ROWS + 1))
+    told = ends(reading.refused, MOST_ROWS)
+    if len(told) < len(reading.refused):
+        told.insert(-1, Refusal(f"and {len(reading.refused) - len(told)} more calls of this body", "", MOST_ROWS))
     hashed = fingerprint(body) if told else ""
     rows = [
         Quarantined(
@@ -92,6 +109,21 @@ def records(reading: Reading, body: bytes, origin: Origin, kafka: KafkaSettings)
         for each in told
     ]
     return calls + [Outgoing(kafka.quarantine_topic, None, row.to_json()) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of a body: every call counted, and the ends of what was refused."""
+
+    calls: int
+    refused: int
+    passed: int
+    reasons: list[Refusal]
+
+    @property
+    def nothing(self) -> bool:
+        """Whether all that was sent was refused."""
+        return bool(self.refused) and not (self.calls or self.passed)
 
 
 class Intake:
@@ -105,10 +137,14 @@ class Intake:
         self._judging = ThreadPoolExecutor(1, "judging")
         self._failed_at = float("-inf")
 
-    async def take(self, source: Source, body: bytes, packed: bool, producer: Producer, now: float) -> Reading:
-        """What became of the calls in a body, once all of it is delivered. Raises BadBody, TooLarge, Away."""
-        judging = asyncio.get_running_loop().run_in_executor(self._judging, self._judge, source, body, packed, producer, now)
-        reading, outgoing = await judging
+    async def take(self, body: Body, producer: Producer, hold: Callable[[int], None], now: float) -> Taken:
+        """Returns once all of it is delivered; `hold` hears how many bytes wait for that, and may raise.
+
+        Raises BadBody, TooLarge, Away.
+        """
+        loop = asyncio.get_running_loop()
+        taken, outgoing = await loop.run_in_executor(self._judging, self._judge, body, producer, now)
+        hold(sum(len(record.value) for record in outgoing))
         began = time.monotonic()
         try:
             await self._sink.deliver(outgoing)
@@ -117,16 +153,17 @@ class Intake:
             metrics.INTAKE_AWAY.inc()
             raise
         metrics.INTAKE_DELIVERY.observe(time.monotonic() - began)
-        metrics.taken(producer.name, source, len(reading.events), len(reading.refused), sum(reading.passed.values()))
-        return reading
+        metrics.taken(producer.name, body.source, taken.calls, taken.refused, taken.passed)
+        return taken
 
     def ready(self) -> bool:
         """Whether deliveries do not fail."""
         return time.monotonic() - self._failed_at > AWAY_S
 
-    def _judge(
-        self, source: Source, body: bytes, packed: bool, producer: Producer, now: float
-    ) -> tuple[Reading, list[Outgoing]]:
-        whole = unpack(body, self._limit) if packed else body
-        reading = read(source, whole, who_sends(source, self._sources, producer), now)
-        return reading, records(reading, whole, Origin(f"{producer.name}, {source}"), self._kafka)
+    def _judge(self, body: Body, producer: Producer, now: float) -> tuple[Taken, list[Outgoing]]:
+        whole = unpack(body.sent, self._limit) if body.packed else body.sent
+        reading = read(body.source, whole, who_sends(body.source, self._sources, producer), now)
+        taken = Taken(
+            len(reading.events), len(reading.refused), sum(reading.passed.values()), ends(reading.refused, MOST_SHOWN)
+        )
+        return taken, records(reading, whole, Origin(f"{producer.name}, {body.source}"), self._kafka)

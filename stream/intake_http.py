@@ -25,19 +25,17 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Said
 
-from schemas.adapters.reading import Reading
 from schemas.producers import Producer, Producers
 from schemas.usage import schema
 from stream import metrics
 from stream.duty import wall
-from stream.intake import BadBody, Intake, Source, TooLarge
+from stream.intake import MOST_SHOWN, BadBody, Body, Intake, Source, Taken, TooLarge
 from stream.partition import Away
 
 Foreign = Literal["litellm", "cloudevents", "kong", "bifrost", "openai", "anthropic", "gemini", "bedrock"]
 JSON, PROTOBUF, NDJSON = "application/json", "application/x-protobuf", "application/x-ndjson"
 BODY_WITHIN_S = 30.0
 MOST_REQUESTS = 256
-MOST_SHOWN = 100
 AGAIN_AFTER_S = 2
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))]
 
@@ -56,7 +54,7 @@ class Answer(BaseModel):
     taken: int
     refused: int
     passed: int
-    reasons: list[Refused] = Field(max_length=MOST_SHOWN, description=f"of the first {MOST_SHOWN} refused")
+    reasons: list[Refused] = Field(max_length=MOST_SHOWN, description="of the first that were refused, and of the last")
 
 
 class Problem(BaseModel):
@@ -119,7 +117,7 @@ class Door:
         self._limit = body_limit
         self._room = Room(buffer)
 
-    async def take(self, source: Source, request: Request, bearer: HTTPAuthorizationCredentials | None) -> Reading:
+    async def take(self, source: Source, request: Request, bearer: HTTPAuthorizationCredentials | None) -> Taken:
         """Returns when Kafka has all of it. Raises Turned."""
         producer = self._producers.holder(bearer.credentials) if bearer else None
         if producer is None:
@@ -128,8 +126,8 @@ class Door:
         if packing not in ("identity", "gzip"):
             raise Turned(415, "content-encoding must be gzip, or none")
         with self._room.place() as hold:
-            body = await self._read(request, hold)
-            return await self._judged(source, body, packing == "gzip", producer)
+            body = Body(source, await self._read(request, hold), packing == "gzip")
+            return await self._judged(body, producer, hold)
 
     async def _read(self, request: Request, hold: Callable[[int], None]) -> bytes:
         body = bytearray()
@@ -146,9 +144,9 @@ class Door:
             raise Turned(400, "the body was cut short") from error
         return bytes(body)
 
-    async def _judged(self, source: Source, body: bytes, packed: bool, producer: Producer) -> Reading:
+    async def _judged(self, body: Body, producer: Producer, hold: Callable[[int], None]) -> Taken:
         try:
-            return await self._intake.take(source, body, packed, producer, wall() / 1000)
+            return await self._intake.take(body, producer, hold, wall() / 1000)
         except TooLarge as error:
             raise Turned(413, str(error)) from error
         except BadBody as error:
@@ -204,14 +202,9 @@ def intake_app(intake: Intake, producers: Producers, body_limit: int, buffer: in
         try:
             if kind not in (JSON, PROTOBUF):
                 raise Turned(415, f"content-type must be {PROTOBUF} or {JSON}")
-            reading = await door.take("otlp", request, bearer)
+            return otlp_answer(kind, await door.take("otlp", request, bearer))
         except Turned as turned:
             return otlp(kind, Status(message=turned.reason), turned.status, turned.headers)
-        said = summary(reading)
-        if nothing_taken(reading):
-            return otlp(kind, Status(message=said), 400)
-        partial = ExportTracePartialSuccess(rejected_spans=len(reading.refused), error_message=said)
-        return otlp(kind, ExportTraceServiceResponse(partial_success=partial if reading.refused else None), 200)
 
     return app
 
@@ -269,25 +262,23 @@ class Counted:
         await self._app(scope, receive, counting)
 
 
-def answer(reading: Reading) -> Response:
+def answer(taken: Taken) -> Response:
     """200 also where some were refused, for sending those again is of no use; 422 where all were."""
-    shown = [Refused(part=r.part, field=r.field, reason=r.reason) for r in reading.refused[:MOST_SHOWN]]
-    passed = sum(reading.passed.values())
-    said = Answer(taken=len(reading.events), refused=len(reading.refused), passed=passed, reasons=shown)
-    return JSONResponse(said.model_dump(), 422 if nothing_taken(reading) else 200)
+    shown = [Refused(part=each.part, field=each.field, reason=each.reason) for each in taken.reasons]
+    said = Answer(taken=taken.calls, refused=taken.refused, passed=taken.passed, reasons=shown)
+    return JSONResponse(said.model_dump(), 422 if taken.nothing else 200)
 
 
-def nothing_taken(reading: Reading) -> bool:
-    """Whether all that was sent was refused."""
-    return bool(reading.refused) and not (reading.events or reading.passed)
-
-
-def summary(reading: Reading) -> str:
-    """What was refused, in a sentence; "" where nothing was."""
-    if not reading.refused:
-        return ""
-    first = reading.refused[0]
-    return f"{len(reading.refused)} refused; the first: {first.field}: {first.reason}"
+def otlp_answer(kind: str, taken: Taken) -> Response:
+    """A partial success where some spans were refused; where all were, bad data."""
+    if not taken.refused:
+        return otlp(kind, ExportTraceServiceResponse(), 200)
+    first = taken.reasons[0]
+    said = f"{taken.refused} refused; the first: {first.field}: {first.reason}"
+    if taken.nothing:
+        return otlp(kind, Status(message=said), 400)
+    partial = ExportTracePartialSuccess(rejected_spans=taken.refused, error_message=said)
+    return otlp(kind, ExportTraceServiceResponse(partial_success=partial), 200)
 
 
 def otlp(kind: str, message: Message, status: int, headers: dict[str, str] | None = None) -> Response:

@@ -24,6 +24,8 @@ from stream.transport import ForeignTopic, Sender
 
 log = structlog.get_logger()
 MIB = 1 << 20
+IDLE_S = 75
+"""A connection that is not used stays open so long: gateways flush every few seconds, and do not expect it to be gone."""
 ANSWERED_WITHIN_S = 20
 """What was begun when we are told to leave has so long, more than a delivery may take."""
 
@@ -63,11 +65,9 @@ def listener(settings: IntakeSettings) -> socket.socket:
         raise SettingsError(f"{where}: {error.strerror or error}; port 0 takes any that is free") from error
 
 
-async def serve(app: FastAPI, listening: socket.socket, work: Coroutine[Any, Any, None]) -> None:
-    """Serve until SIGTERM or SIGINT. Raises what ends `work`, and Unreachable where it just ends."""
-    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn has its own while it serves, and says the signal again after
-        asyncio.get_running_loop().add_signal_handler(number, lambda: None)
-    config = uvicorn.Config(
+def configured(app: FastAPI) -> uvicorn.Config:
+    """How it is served: nothing of ours or of theirs is logged of a request."""
+    return uvicorn.Config(
         app,
         http="h11",
         loop="asyncio",
@@ -76,9 +76,16 @@ async def serve(app: FastAPI, listening: socket.socket, work: Coroutine[Any, Any
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=ANSWERED_WITHIN_S,
     )
-    server = uvicorn.Server(config)
+
+
+async def serve(app: FastAPI, listening: socket.socket, work: Coroutine[Any, Any, None]) -> None:
+    """Serve until SIGTERM or SIGINT. Raises what ends `work`, and Unreachable where it just ends."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn has its own while it serves, and says the signal again after
+        asyncio.get_running_loop().add_signal_handler(number, lambda: None)
+    server = uvicorn.Server(configured(app))
     host, port, *_ = listening.getsockname()
     log.info("listening", address=f"http://{f'[{host}]' if ':' in host else host}:{port}")
     serving, working = asyncio.create_task(server.serve([listening])), asyncio.create_task(work)

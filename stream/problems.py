@@ -38,8 +38,12 @@ def hindrances(settings: KafkaSettings, cluster: Cluster) -> Iterator[str]:
             yield f"{name}: missing: burnguard topics init"
         elif topic is None:
             yield f"{name}: not visible to us: {grant(settings, 'DESCRIBE', 'topic', name)}"
-        elif topic.allowed is not None:
-            yield from (f"{name}: {grant(settings, right, 'topic', name)}" for right in needed if right not in topic.allowed)
+        elif topic.allowed is not None and not set(needed) <= topic.allowed:
+            yield f"{name}: {grant(settings, 'WRITE', 'topic', name)}"
+        elif int(topic.config.get("max.message.bytes", LARGEST)) < LARGEST:
+            limit = topic.config["max.message.bytes"]
+            mend = alter(settings, name, "max.message.bytes", str(LARGEST + 12))
+            yield f"{name}: max.message.bytes is {limit}: batches may have {LARGEST}: {mend}"
 
 
 def _rights(settings: KafkaSettings, cluster: Cluster, roles: Sequence[str]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from schemas.adapters.who import Sources
 from schemas.producers import Producers
 from stream.intake import Intake
 from stream.intake_http import intake_app
-from stream.intake_run import listener
+from stream.intake_run import configured, listener
 from stream.partition import Away
 from stream.passing import Outgoing
 from stream.settings import IntakeSettings, KafkaSettings
@@ -105,7 +105,7 @@ def intake(sources: Sources | None = None, body_limit: int = 1 << 20, buffer: in
     inside = Intake(kafka, KAFKA, sources or Sources({}), body_limit)
     app = intake_app(inside, Producers.model_validate(PRODUCERS), body_limit, buffer)
     socket = listener(IntakeSettings(port=0))
-    server = uvicorn.Server(uvicorn.Config(app, http="h11", lifespan="off", log_config=None, access_log=False))
+    server = uvicorn.Server(configured(app))
     thread = threading.Thread(target=server.run, args=([socket],))
     thread.start()
     while not server.started:

@@ -29,9 +29,12 @@ from schemas.decode import Decoder, split
 from schemas.quarantine import fingerprint
 from stream import intake_http
 from stream.cli import main
-from stream.intake import MOST_ROWS
+from stream.intake import MOST_ROWS, MOST_SHOWN
+from stream.problems import hindrances
+from stream.topics import Cluster, Topic
 from tests.foreign import CAPTURED, PAYLOADS, SECRET_TEXT, TELLERS, Truth, body, litellm, span, traces, who
-from tests.intakes import ACME_TOKEN, TOKEN, TRUSTED_TOKEN, Answered, Listening, hashed, intake
+from tests.intakes import ACME_TOKEN, KAFKA, TOKEN, TRUSTED_TOKEN, Answered, Listening, hashed, intake
+from tests.workers import eventually
 
 CALL = Truth(1_000, 500, 30, 70, 90, 10, frozenset(("cached", "write", "write_1h", "reasoning")))
 COUNTS = {"gen_ai.operation.name": "chat", "gen_ai.usage.input_tokens": 7, "gen_ai.usage.output_tokens": 1}
@@ -109,20 +112,49 @@ def test_where_all_was_refused_the_sender_hears_it_by_the_status(listening: List
     assert listening.post("/v1/usage/native", b"[]").status == 200
 
 
-def test_a_body_full_of_rubbish_is_counted_exactly_and_told_in_few_rows(listening: Listening) -> None:
-    answer = listening.post("/v1/usage/native", b"{}\n" * 5_000)
-    assert (answer.json["refused"], len(answer.json["reasons"])) == (5_000, intake_http.MOST_SHOWN)
+def test_a_body_full_of_rubbish_is_counted_and_told_in_few_rows(listening: Listening) -> None:
+    answer = listening.post("/v1/usage/native", b"{}\n" + (b'{"model": "' + b"m" * 60 + b'"}\n') * 5_000)
+    assert (answer.json["refused"], len(answer.json["reasons"])) == (5_001, MOST_SHOWN)
     rows = listening.kafka.rows()
     assert len(rows) == MOST_ROWS + 1
-    assert rows[-1]["reason"] == "gateway, native: and 4000 more calls of this body"
+    assert rows[-2]["reason"] == "gateway, native: and 4001 more calls of this body"
+
+
+def test_where_the_rest_of_a_body_is_not_looked_at_the_sender_is_told(listening: Listening) -> None:
+    answer = listening.post("/v1/usage/native", body(event()) + b"\n" + b"{}\n" * 100_000)
+    assert (answer.status, answer.json["taken"]) == (200, 1)
+    assert answer.json["reasons"][-1]["reason"].endswith("parts: the rest was not looked at")
+    assert listening.kafka.rows()[-1]["reason"].endswith("the rest was not looked at")
+
+
+LONG = "x" * 400_000
+MANY_NAMES = {f"a{n}": 1 for n in range(40_000)}
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/v1/usage/native", b"{}\n" * 300_000),
+        ("/v1/usage/native", b"[" + b"[]," * 300_000 + b"[]]"),
+        ("/v1/usage/kong", body({"ai": {f"{n}": {"usage": {}} for n in range(40_000)}})),
+        ("/v1/usage/bifrost", body({"Spans": [{}] * 200_000})),
+        ("/v1/usage/bifrost", body({"RootSpan": {"Attributes": MANY_NAMES}, "Spans": [{"Kind": "llm.call"}] * 20_000})),
+        ("/v1/traces", body(traces(*[{}] * 200_000))),
+        ("/v1/traces", body(traces(*[{}] * 60_000, resource={"gen_ai.operation.name": LONG, "error.type": LONG}))),
+    ],
+)
+def test_a_body_that_is_made_to_cost_much_costs_little(listening: Listening, path: str, sent: bytes) -> None:
+    began = time.process_time()
+    assert listening.post(path, sent).status in (200, 400, 422)
+    assert time.process_time() - began < 3
+    assert len(listening.kafka.rows()) <= MOST_ROWS + 1
 
 
 def test_nothing_is_answered_before_kafka_has_it(listening: Listening) -> None:
     listening.kafka.open.clear()
     with ThreadPoolExecutor(1) as aside:
         asked = aside.submit(listening.post, "/v1/usage/native", body([event(1), event(2, ts=-1)]))
-        while not listening.kafka.waiting:
-            time.sleep(0.002)
+        eventually(lambda: listening.kafka.waiting >= 1, 10, "Kafka keeps them waiting")
         time.sleep(0.1)
         assert not asked.done()
         assert listening.kafka.records == []
@@ -145,11 +177,10 @@ def test_while_kafka_is_away_the_sender_is_told_to_come_again_and_the_ids_make_t
 
 def test_what_finds_no_room_is_turned_away_and_room_comes_back() -> None:
     large = body([event(n, user_agent="x" * 4_000) for n in range(200)])
-    with intake(buffer=2 << 20) as listening, ThreadPoolExecutor(8) as aside:
+    with intake(buffer=4 << 20) as listening, ThreadPoolExecutor(8) as aside:
         listening.kafka.open.clear()
         asked = [aside.submit(listening.post, "/v1/usage/native", large) for _ in range(2)]
-        while listening.kafka.waiting < 2:
-            time.sleep(0.002)
+        eventually(lambda: listening.kafka.waiting >= 2, 10, "Kafka keeps them waiting")
         turned = listening.post("/v1/usage/native", large)
         assert (turned.status, turned.headers["retry-after"]) == (429, "2")
         listening.kafka.open.set()
@@ -163,8 +194,7 @@ def test_more_requests_than_there_are_places_are_turned_away(monkeypatch: pytest
     with intake() as listening, ThreadPoolExecutor(2) as aside:
         listening.kafka.open.clear()
         asked = [aside.submit(listening.post, "/v1/usage/native", body(event(n))) for n in range(2)]
-        while listening.kafka.waiting < 2:
-            time.sleep(0.002)
+        eventually(lambda: listening.kafka.waiting >= 2, 10, "Kafka keeps them waiting")
         assert listening.post("/v1/usage/native", body(event(3))).status == 429
         listening.kafka.open.set()
         assert [each.result().status for each in asked] == [200, 200]
@@ -358,6 +388,24 @@ def test_the_description_holds_against_the_running_intake() -> None:
                 case.call_and_validate(headers={"Authorization": f"Bearer {TOKEN}"}, checks=CHECKS)
 
             holds()
+
+
+@pytest.mark.parametrize(
+    ("topic", "said"),
+    [
+        (None, "usage: missing: burnguard topics init"),
+        (Topic(1, 1, allowed=frozenset({"READ"})), "usage: needs Write: kafka-acls.sh"),
+        (
+            Topic(1, 1, {"max.message.bytes": "1000"}),
+            "usage: max.message.bytes is 1000: batches may have 1048576: kafka-configs.sh",
+        ),
+    ],
+)
+def test_topics_that_cannot_be_written_are_said_before_anything_is_taken(topic: Topic | None, said: str) -> None:
+    there = {"burnguard.quarantine": Topic(1, 1)} | ({} if topic is None else {"usage": topic})
+    found = list(hindrances(KAFKA, Cluster(1, None, there, missing=frozenset({"usage"} - set(there)))))
+    assert len(found) == 1
+    assert found[0].startswith(said)
 
 
 @pytest.mark.parametrize(
