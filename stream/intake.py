@@ -152,6 +152,7 @@ class Intake:
             self._failed_at = time.monotonic()
             metrics.INTAKE_AWAY.inc()
             raise
+        self._failed_at = float("-inf")
         metrics.INTAKE_DELIVERY.observe(time.monotonic() - began)
         metrics.taken(producer.name, body.source, taken.calls, taken.refused, taken.passed)
         return taken

@@ -78,7 +78,7 @@ class Turned(Exception):
 
 
 class Room:
-    """What is held at once: requests, and bytes of bodies that are not answered yet."""
+    """What is held at once: requests, and bytes of bodies that are not answered yet; one body alone has always room."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -94,7 +94,7 @@ class Room:
 
         def hold(size: int) -> None:
             nonlocal held
-            if self._held + size > self._limit:
+            if self._held > held and self._held + size > self._limit:
                 raise Turned(429, "too much is waiting for Kafka", again=True)
             self._held, held = self._held + size, held + size
             metrics.INTAKE_HELD.set(self._held)

@@ -242,9 +242,3 @@ class IntakeSettings(FromEnvironment):
     port: Annotated[int, Field(ge=0, le=65_535)] = 9465
     body_mib: Annotated[int, Field(ge=1, le=256)] = 16
     buffer_mib: Annotated[int, Field(ge=1, le=4_096)] = 128
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.buffer_mib < self.body_mib:
-            raise ValueError(f"BURNGUARD_INTAKE_BUFFER_MIB must be at least BURNGUARD_INTAKE_BODY_MIB, {self.body_mib}")
-        return self

@@ -172,6 +172,7 @@ def test_while_kafka_is_away_the_sender_is_told_to_come_again_and_the_ids_make_t
     assert listening.ask("GET", "/health").status == 200
     listening.kafka.away = False
     assert listening.post("/v1/usage/litellm", sent).status == 200
+    assert listening.ask("GET", "/ready").status == 200
     assert [call["event_id"] for call in listening.kafka.calls()] == ["chatcmpl-1", "chatcmpl-1", "chatcmpl-2"]
 
 
@@ -187,6 +188,11 @@ def test_what_finds_no_room_is_turned_away_and_room_comes_back() -> None:
         assert [each.result().status for each in asked] == [200, 200]
         assert listening.post("/v1/usage/native", large).status == 200
         assert len(listening.kafka.calls()) == 600
+
+
+def test_a_body_alone_has_always_room() -> None:
+    with intake(buffer=1_000) as listening:
+        assert listening.post("/v1/usage/native", body([event(n) for n in range(100)])).status == 200
 
 
 def test_more_requests_than_there_are_places_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
