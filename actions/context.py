@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from schemas.batch import Ms
 from schemas.directory import Directory
 from schemas.policy import Severity
-from schemas.signals import FAMILIES, Signal
+from schemas.signals import FAMILIES, OTHER_KEYS, Signal
 
 PAGE_USD_PER_HOUR, TICKET_USD_PER_HOUR = 100.0, 50.0
 HOT_PANES = 2
@@ -37,6 +37,7 @@ def in_context(signal: Signal, directory: Directory) -> Context:
     tenant, key = directory.tenant(signal.tenant), directory.key(signal.tenant, signal.key_id)
     born = [known.created_at for known in (tenant, key) if known is not None and known.created_at is not None]
     reasons = {
+        "it is about many keys, for which there was no room": signal.key_id == OTHER_KEYS,
         "the baseline is still learning": evidence.learning is not None,
         "its baseline has not seen a whole day": evidence.known_for is None or evidence.known_for < WHOLE_DAY,
         "it grew, it did not jump": evidence.shortest is None or evidence.shortest > JUMP,

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -65,6 +66,8 @@ LONGEST_WAIT: Ms = 3_600_000
 """A receiver that asks for more patience (Retry-After) is asked again after this."""
 MOST_APPLIES = 3
 QUIET_PANES = 2
+ALL_ON_TIME: Mapping[str, Ms] = MappingProxyType({})
+"""No tenant's slices close later than its partition's panes."""
 SCHEDULE: tuple[Ms, ...] = (2_000, 10_000, 30_000, 120_000, 300_000)
 """How long to wait at most after each failed attempt; full jitter."""
 
@@ -149,19 +152,28 @@ class Book:
         self._act(incident, now)
         return incident.id
 
-    def pane(self, partition: int, start: Ms, burning: Collection[tuple[str, str]], now: Ms) -> None:
+    def pane(
+        self,
+        partition: int,
+        start: Ms,
+        burning: Collection[tuple[str, str]],
+        now: Ms,
+        behind: Mapping[str, Ms] = ALL_ON_TIME,
+    ) -> None:
         """A part of a closed pane, and who burned in it: the watch after a throttle was taken back.
 
-        A burn counts at once. Quiet counts when the next pane of the partition is heard of, for only then have all parts
-        of this one been. Panes older than the newest one looked at were heard before and change nothing.
+        The pane of a tenant that is `behind` began so much earlier. A burn counts at once. Quiet counts when the next pane
+        of the partition is heard of, for only then have all parts of this one been. Panes older than the newest one looked
+        at were heard before and change nothing.
         """
         for incident in list(self._latest.values()):
-            if incident.partition != partition or not _watched(incident, start):
+            own = start - behind.get(incident.tenant, 0)
+            if incident.partition != partition or not _watched(incident, own):
                 continue
             if (incident.tenant, incident.key_id) in burning:
-                self._burnt(incident, start, now)
-            elif start > incident.pane:
-                self._quiet(incident, start, now)
+                self._burnt(incident, own, now)
+            elif own > incident.pane:
+                self._quiet(incident, own, now)
 
     def tick(self, now: Ms) -> None:
         """Let leases end and proposals lapse."""

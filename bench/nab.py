@@ -33,8 +33,9 @@ import numpy as np
 from detectors.base import PaneDetector
 from schemas.batch import NANO, SLICE, Ms, Nano
 from stream.assembly import pane_detectors
+from stream.measures import USD
 from stream.pipeline import pane_of
-from stream.windows import MEASURES, NEVER, USD, Meter
+from stream.windows import MEASURES, NEVER, Meter
 
 UNIT: Nano = NANO // 1000
 MOST = 2e9
@@ -136,11 +137,12 @@ def alarms_of(detector: PaneDetector, series: Series) -> Rows:
         begin = max(at // SLICE, slot + 1)
         while len(detector.watched()) and slot + 1 < begin:
             slot += 1
-            detector.judge(pane_of(meter, slot, key, key, nothing), names)
+            detector.judge(pane_of(meter, np.array([slot]), key, key, nothing), names)
         slot, spent = begin, nothing.copy()
         spent[0, USD] = round(max(value, 0.0) * UNIT)
-        meter.add(key, spent, slot)
-        if any(signal.phase == "open" for signal in detector.judge(pane_of(meter, slot, key, key, spent), names)):
+        slots = np.array([slot])
+        meter.add(key, spent, slots)
+        if any(signal.phase == "open" for signal in detector.judge(pane_of(meter, slots, key, key, spent), names)):
             alarms.append(row)
     return alarms
 

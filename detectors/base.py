@@ -27,15 +27,19 @@ class PaneDetector(Protocol):
         ...
 
     def judge(self, pane: Pane, keys: Names) -> list[Signal]:
-        """What the pane shows. Callers must hand over panes in time order, each once."""
+        """What the pane shows. Callers must hand over the slices of every key in time order, each once."""
         ...
 
     def watched(self) -> I32:
-        """Keys with an open episode: they are judged in every pane, spent or not."""
+        """Keys with an open episode: they are judged in every slice of their tenant, spent or not."""
         ...
 
     def burning(self) -> I32:
-        """Keys whose open episode burned in the last pane."""
+        """Keys whose open episode burned in their last slice."""
+        ...
+
+    def forget(self, rows: I32) -> None:
+        """These rows are as if no key had ever been in them. None of them is watched."""
         ...
 
     def snapshot(self) -> Snapshot:

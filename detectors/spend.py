@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from detectors.base import Names
 from detectors.kernels import (
     ACCEPTED,
+    CLEAR,
     COLUMNS,
     HOT,
     LASTING,
     NOTHING,
+    OPEN,
     QUIET_PANES,
     RATIO,
     SETTLED_PANES,
@@ -59,6 +61,7 @@ class SpendSpike:
     def __init__(self, capacity: int = 64, *, gates_usd: Gates = GATES_USD) -> None:
         self._keys = np.zeros(capacity, COLUMNS)
         self._rows = 0
+        self._watched: I32 = np.empty(0, np.int32)
         self._gates_usd = gates_usd
         self._gates = np.array(gates_usd) * NANO
 
@@ -68,10 +71,14 @@ class SpendSpike:
         return f"spend_spike {self._gates_usd} {limits}"
 
     def watched(self) -> I32:
-        return np.flatnonzero(self._keys["open"]).astype(np.int32)
+        return self._watched
 
     def burning(self) -> I32:
-        return np.flatnonzero(self._keys["burning"]).astype(np.int32)
+        burning: I32 = self._watched[self._keys["burning"][self._watched]]
+        return burning
+
+    def forget(self, rows: I32) -> None:
+        self._keys[rows[rows < len(self._keys)]] = np.zeros((), COLUMNS)
 
     def judge(self, pane: Pane, keys: Names) -> list[Signal]:
         self._grow(len(keys))
@@ -90,6 +97,9 @@ class SpendSpike:
             bars,
             verdict,
         )
+        if (verdict == OPEN).any() or (verdict == CLEAR).any():
+            known = np.union1d(self._watched, pane.key[verdict == OPEN])
+            self._watched = known[self._keys["open"][known]]
         return [self._signal(pane, int(i), PHASES[int(verdict[i])], keys) for i in np.flatnonzero(verdict != NOTHING)]
 
     def snapshot(self) -> Snapshot:
@@ -98,6 +108,7 @@ class SpendSpike:
     def restore(self, snapshot: Snapshot) -> None:
         self._keys = records(snapshot, "columns", COLUMNS)
         self._rows = len(self._keys)
+        self._watched = np.flatnonzero(self._keys["open"]).astype(np.int32)
 
     def _grow(self, rows: int) -> None:
         self._rows = max(self._rows, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from typing import Annotated, Any, Literal
@@ -12,19 +13,23 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from schemas.batch import ABSENT, I64, SERVICE_TIERS, Batch, Lines
+from schemas.batch import ABSENT, I32, RESPONSE_CACHE, SERVICE_TIERS, Batch, Lines
 from schemas.quarantine import Quarantined, fingerprint
-from schemas.scan import COUNTS, FIELDS, FLOATS, MAX_LINE, NAMES, WRITE, WRITE_1H, scan
+from schemas.scan import COUNTS, ENUMS, FIELDS, IDS, MAX_LINE, MS, NAMES, P2, P3, TIMES, WRITE, WRITE_1H, scan
 from schemas.snapshot import BadCheckpoint, Snapshot, array, joined, number, of_numbers, of_texts, part, texts
-from schemas.usage import SHOWN, UsageEvent, bounds, check_parts
+from schemas.usage import MAX_COUNT, SHOWN, UsageEvent, bounds, check_parts
 from schemas.vocabulary import BoundedVocabulary, Vocabulary
 
 SAMPLE = 1_000
 """Unknown field names are counted on one accepted row in so many."""
+AT_ONCE = 2_000
+"""Lines that are still in a core's cache when their names are looked up."""
 MOST_NAMES, LONGEST_NAME = 100, 64
 MOST_FEATURES, MOST_OPERATIONS = 1_000, 100
 """Of a partition; who comes later is "other"."""
+NOBODY: I32 = np.empty(0, np.int32)
 _SHOWN = re.compile(SHOWN)
+_VERSION = re.compile(r"@|-[0-9]{2,}(?:-|\Z)|\Z")
 
 
 def _type(name: str) -> Any:
@@ -110,12 +115,25 @@ class Decoder:
         self.unknown_names: Counter[str] = Counter()
         self._accepted = 0
 
-    def decode(self, lines: Lines, first_line: int = 0, partition: int = 0) -> tuple[Batch, list[Quarantined]]:
-        """The calls of the lines in order, and a row for every line that was refused."""
+    def decode(
+        self, lines: Lines, first_line: int = 0, partition: int = 0, held: Batch | None = None
+    ) -> tuple[Batch, list[Quarantined]]:
+        """The calls of the lines in order, and a row for every line that was refused.
+
+        New names may get the idle rows of tenants and keys, so all that was decoded before must be folded, but `held`.
+        """
+        self.tenants.free(NOBODY if held is None else held.tenant)
+        self.keys.free(NOBODY if held is None else held.key)
+        if len(lines.start) <= AT_ONCE:
+            return self._decode(lines, first_line, partition)
+        firsts = range(0, len(lines.start), AT_ONCE)
+        parts = [self._decode(lines.rows(lo, lo + AT_ONCE), first_line + lo, partition) for lo in firsts]
+        return Batch.join(*(batch for batch, _ in parts)), [row for _, refused in parts for row in refused]
+
+    def _decode(self, lines: Lines, first_line: int, partition: int) -> tuple[Batch, list[Quarantined]]:
         n = len(lines.start)
         columns = _Columns(n)
-        c = columns
-        scan(lines.buffer, lines.start, lines.end, c.texts, c.lengths, c.hashes, c.floats, c.counts, c.tiers, c.slow)
+        scan(lines.buffer, lines.start, lines.end, *columns.written())
         refused: list[Quarantined] = []
         accepted = np.ones(n, np.bool_)
         aside = bytearray()
@@ -181,10 +199,20 @@ class Decoder:
             rows(self.operations, "operation", "operation"),
         )
         c.counts[WRITE] = np.maximum(c.counts[WRITE], c.counts[WRITE_1H])
-        ts, arrival = (_ms(seconds) for seconds in c.floats)
+        ts, arrival, latency = c.times
+        *counts, status = c.counts
+        tier, response_cache = c.enums
+        event, *ids = c.ids
         clock = np.where(lines.clock == ABSENT, arrival, lines.clock)
-        first = (clock, lines.position, ts, c.hashes[0], *named, c.tiers)
-        every = (*first, *c.counts)
+        first = (clock, lines.position, ts, event, *named, tier)
+        rest: tuple[NDArray[Any], ...] = (
+            status.astype(np.int16),
+            np.minimum(latency, MAX_COUNT).astype(np.int32),
+            c.fallback,
+            response_cache,
+            *ids,
+        )
+        every: tuple[NDArray[Any], ...] = (*first, *counts, *rest)
         return Batch(*(every if accepted.all() else (column[accepted] for column in every)))
 
     def _sample(self, lines: Lines, accepted: NDArray[np.bool_]) -> None:
@@ -207,10 +235,18 @@ class _Columns:
         self.texts = np.zeros((len(NAMES), n), np.int64)
         self.lengths = np.zeros((len(NAMES), n), np.int32)
         self.hashes = np.zeros((len(NAMES), n), np.uint64)
-        self.floats = np.full((len(FLOATS), n), np.nan)
+        self.times = np.full((len(TIMES), n), ABSENT, np.int64)
         self.counts = np.full((len(COUNTS), n), ABSENT, np.int32)
-        self.tiers = np.zeros(n, np.int8)
+        self.enums = np.full((len(ENUMS), n), ABSENT, np.int8)
+        self.enums[0] = 0
+        self.ids = np.zeros((len(IDS), n), np.uint64)
+        self.fallback = np.full(n, ABSENT, np.int8)
         self.slow = np.zeros(n, np.bool_)
+
+    def written(self) -> tuple[NDArray[Any], ...]:
+        """What `scan` writes, in its order."""
+        texts = self.texts, self.lengths, self.hashes
+        return *texts, self.times, self.counts, self.enums, self.ids, self.fallback, self.slow
 
     def put(self, i: int, call: Any, aside: bytearray, end: int) -> None:
         """Write one call that msgspec read; its texts go into `aside`, which follows the buffer's `end`."""
@@ -220,9 +256,39 @@ class _Columns:
             self.lengths[row, i] = len(text)
             self.hashes[row, i] = xxhash.xxh64_intdigest(text) if text else 0
             aside += text
-        self.floats[:, i] = [np.nan if getattr(call, name) is None else getattr(call, name) for name in FLOATS]
+        self.times[:, i] = [_ms(getattr(call, name), unit) for name, unit in zip(TIMES, MS.tolist(), strict=True)]
         self.counts[:, i] = [ABSENT if getattr(call, name) is None else getattr(call, name) for name in COUNTS]
-        self.tiers[i] = SERVICE_TIERS.index(call.service_tier or "standard")
+        self.enums[0, i] = SERVICE_TIERS.index(call.service_tier or "standard")
+        self.enums[1, i] = ABSENT if call.response_cache is None else RESPONSE_CACHE.index(call.response_cache)
+        self.ids[:, i] = [*(_hashed(getattr(call, name)) for name in IDS[:4]), _mixed(call.prompt_fingerprint)]
+        self.fallback[i] = fell_back(call.requested_model, call.model) if call.requested_model else ABSENT
+
+
+def fell_back(asked: str, model: str) -> bool:
+    """Whether `model` is another one than was asked for. What providers put around a name is no difference: a prefix that
+    ends in "/", and a version, which is "@" or a hyphen and two digits or more.
+
+    >>> fell_back("openai/gpt-4o", "gpt-4o-2024-08-06"), fell_back("gemini-2.5-pro", "gemini-2.5-pro@001")
+    (False, False)
+    >>> fell_back("gpt-4o", "gpt-4o-mini"), fell_back("gpt-4", "gpt-4-32k"), fell_back("claude-opus-4", "claude-opus-4-1")
+    (True, True, True)
+    """
+    asked, model = asked.rpartition("/")[2], model.rpartition("/")[2]
+    return not (model.startswith(asked) and _VERSION.match(model, len(asked)))
+
+
+def _hashed(text: str | None) -> int:
+    return (xxhash.xxh64_intdigest(text.encode()) or 1) if text else 0
+
+
+def _mixed(fingerprint: str | None) -> int:
+    """XXH64's last step (`schemas.scan.avalanche`) of the value."""
+    if fingerprint is None:
+        return 0
+    h = int(fingerprint, 16)
+    for shift, prime in ((33, int(P2)), (29, int(P3)), (32, 1)):
+        h = (h ^ h >> shift) * prime % 2**64
+    return h or 1
 
 
 def _shown(name: str, text: str) -> str:
@@ -230,9 +296,9 @@ def _shown(name: str, text: str) -> str:
     return "other" if text and name in ("feature", "operation") and not _SHOWN.fullmatch(text) else text
 
 
-def _ms(seconds: NDArray[np.float64]) -> I64:
-    """Epoch seconds to Ms, ABSENT where unknown."""
-    return np.where(np.isnan(seconds), ABSENT, np.floor(np.nan_to_num(seconds) * 1000 + 0.5)).astype(np.int64)
+def _ms(time: float | None, unit: float) -> int:
+    """Whole milliseconds, rounded half up, of a time of which one is `unit` ms; ABSENT where unknown."""
+    return ABSENT if time is None else math.floor(time * unit + 0.5)
 
 
 def split(block: bytes, position: int = 0) -> Lines:

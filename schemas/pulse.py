@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
-from schemas.batch import I32, I64, Ms
+from schemas.batch import I8, I32, I64, Ms
 
 PART_BYTES = 500_000
 PULSE = b"pulse"
@@ -24,6 +24,7 @@ class Slots:
 
     `ring` is 0 (5 s), 1 (1 min) or 2 (1 h); `slot` the absolute number of the slot (epoch time / its span);
     `usd` nano-dollars; `counts` rows x 6 (calls, fresh, cached, cache-write, output, reasoning tokens).
+    `grace` has one row for each of `names`: so many slices of 5 s its newest closed one may be older than the pulse's.
     """
 
     names: tuple[tuple[str, ...], ...]
@@ -32,6 +33,7 @@ class Slots:
     slot: I64
     usd: I64
     counts: I64
+    grace: I8
 
     def __len__(self) -> int:
         return len(self.entity)
@@ -46,6 +48,7 @@ class Slots:
             self.slot[lo:hi],
             self.usd[lo:hi],
             self.counts[lo:hi],
+            self.grace[used],
         )
 
 
@@ -56,7 +59,8 @@ class Pulse:
     `clock` is the end of the pane (Ms), `covered` the position of the last call folded before it closed;
     `counters` are totals since the start (calls, unique, duplicate, late, skewed, usd in nano-dollars);
     `tenants` and `keys` the slots that changed (keys: with an open episode, and the 100 dearest of the pane);
-    `burning` the (tenant, key_id) whose open episode still burned in this pane.
+    `burning` the (tenant, key_id) whose open episode still burned in this pane, or, while their tenant waits for its next
+    slice to close, in the last one.
     """
 
     partition: int
@@ -122,12 +126,15 @@ class Pulse:
 
 
 class _Slots(msgspec.Struct, array_like=True):
+    """`grace` is missing where a worker of an older version spoke."""
+
     names: tuple[tuple[str, ...], ...]
     entity: bytes
     ring: bytes
     slot: bytes
     usd: bytes
     counts: bytes
+    grace: bytes | None = None
 
 
 class _Pulse(msgspec.Struct, array_like=True):
@@ -153,7 +160,7 @@ def _wire(pulse: Pulse) -> _Pulse:
 
 
 def _columns(slots: Slots) -> _Slots:
-    columns = (slots.entity, slots.ring, slots.slot, slots.usd, slots.counts)
+    columns = (slots.entity, slots.ring, slots.slot, slots.usd, slots.counts, slots.grace)
     return _Slots(slots.names, *(np.ascontiguousarray(c).tobytes() for c in columns))
 
 
@@ -166,11 +173,14 @@ def _slots(wire: _Slots) -> Slots:
             np.frombuffer(wire.slot, np.int64),
             np.frombuffer(wire.usd, np.int64),
             np.frombuffer(wire.counts, np.int64).reshape(-1, COUNTS),
+            np.zeros(len(wire.names), np.int8) if wire.grace is None else np.frombuffer(wire.grace, np.int8),
         )
     except ValueError as error:
         raise msgspec.ValidationError(f"a column of a pulse has a wrong length: {error}") from error
     if len({len(column) for column in (slots.entity, slots.ring, slots.slot, slots.usd, slots.counts)}) > 1:
         raise msgspec.ValidationError("the columns of a pulse have different lengths")
+    if len(slots.grace) != len(slots.names) or (slots.grace < 0).any():
+        raise msgspec.ValidationError("a pulse says another grace than one for each name")
     if not (within(slots.entity, len(slots.names)) and within(slots.ring, RINGS) and within(slots.slot, MOST)):
         raise msgspec.ValidationError("a pulse names an entity, a ring or a slot that cannot be")
     if not (within(slots.usd, MOST) and within(slots.counts.ravel(), MOST) and all(slots.names)):

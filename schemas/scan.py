@@ -13,9 +13,11 @@ from numba import njit
 from schemas.batch import SERVICE_TIERS
 from schemas.usage import UsageEvent, bounds
 
-NAMES = ("event_id", "tenant", "key_id", "provider", "model", "feature", "operation")
-"""Texts that a column is built from, in the order of the rows of the text outputs."""
-FLOATS = ("ts", "arrival_ts")
+NAMES = ("tenant", "key_id", "provider", "model", "feature", "operation")
+"""Texts that a vocabulary keeps, in the order of the rows of the text outputs."""
+IDS = ("event_id", "user_id", "client_ip", "session_id", "prompt_fingerprint")
+"""What is kept as a hash only."""
+TIMES = ("ts", "arrival_ts", "latency_ms")
 COUNTS = (
     "input_tokens",
     "cached_input_tokens",
@@ -26,10 +28,14 @@ COUNTS = (
     "audio_input_tokens",
     "audio_output_tokens",
     "web_search_requests",
+    "attempt",
+    "status",
 )
-INPUT, CACHED, WRITE, WRITE_1H, OUTPUT, REASONING, AUDIO_IN, AUDIO_OUT, _ = range(len(COUNTS))
-TEXT, COUNT, FLOAT, CHOICE, HEX = range(5)
+INPUT, CACHED, WRITE, WRITE_1H, OUTPUT, REASONING, AUDIO_IN, AUDIO_OUT, *_ = range(len(COUNTS))
+ENUMS = ("service_tier", "response_cache")
+TEXT, COUNT, FLOAT, CHOICE, HEX, HASHED = range(6)
 FIELDS = tuple(UsageEvent.model_fields)
+MODEL, ASKED = NAMES.index("model"), FIELDS.index("requested_model")
 MAX_LINE = 1 << 20
 
 P1, P2, P3, P4, P5 = (
@@ -39,6 +45,8 @@ ONES, HIGHS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 PLACE_OF_BYTE = np.uint64(0x0001020304050607)
 """Times 256 ** k, its highest byte is k."""
 POWERS = 10.0 ** np.arange(23)
+MS = np.array([1000.0, 1000.0, 1.0])
+"""What one of each of TIMES is in milliseconds."""
 
 
 def _table() -> tuple[np.ndarray, ...]:
@@ -50,16 +58,18 @@ def _table() -> tuple[np.ndarray, ...]:
         bound = bounds(name)
         if "enum" in bound:
             kinds[f] = CHOICE
+            choices[f] = xxhash.xxh64_intdigest(bound["enum"][0].encode())
             choices[f, : len(bound["enum"])] = [xxhash.xxh64_intdigest(choice.encode()) for choice in bound["enum"]]
-            rows[f] = 0 if name == "service_tier" else -1
+            rows[f] = ENUMS.index(name) if name in ENUMS else -1
         elif bound["type"] == "string":
-            kinds[f] = HEX if "0-9a-fA-F" in bound.get("pattern", "") else TEXT
+            kinds[f] = HEX if "0-9a-fA-F" in bound.get("pattern", "") else HASHED if name in IDS else TEXT
             low[f], high[f] = bound.get("minLength", 0), bound["maxLength"]
-            rows[f] = NAMES.index(name) if name in NAMES else -1
+            texts = NAMES if kinds[f] == TEXT else IDS
+            rows[f] = texts.index(name) if name in texts else -1
         else:
             kinds[f] = COUNT if bound["type"] == "integer" else FLOAT
             low[f], high[f] = bound["minimum"], bound["maximum"]
-            outputs = COUNTS if kinds[f] == COUNT else FLOATS
+            outputs = COUNTS if kinds[f] == COUNT else TIMES
             rows[f] = outputs.index(name) if name in outputs else -1
     return kinds, rows, low, high, choices
 
@@ -162,6 +172,12 @@ def xxh64(b, p, e):  # type: ignore[no-untyped-def]
     while p < e:
         h = _rotl(h ^ np.uint64(b[p]) * P5, 11) * P1
         p += 1
+    return avalanche(h)
+
+
+@njit(cache=True, inline="always")
+def avalanche(h):  # type: ignore[no-untyped-def]
+    """XXH64's last step: one to one, and every bit depends on all."""
     h = (h ^ (h >> np.uint64(33))) * P2
     h = (h ^ (h >> np.uint64(29))) * P3
     return h ^ (h >> np.uint64(32))
@@ -188,22 +204,23 @@ def _plain_end(b, p, e):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def scan(b, starts, ends, texts, lengths, hashes, floats, counts, tiers, slow):  # type: ignore[no-untyped-def]
+def scan(b, starts, ends, texts, lengths, hashes, times, counts, enums, ids, fallback, slow):  # type: ignore[no-untyped-def]
     """Fill the columns for every line; `slow[i]` says that line i is for the slow path (its columns mean nothing).
 
-    `texts`, `lengths`, `hashes` are 7 x n (NAMES), `floats` 2 x n (FLOATS), `counts` 9 x n (COUNTS); absent stays as it is,
-    and so does the hash of an empty text.
+    `texts`, `lengths`, `hashes` have a row for each of NAMES, `times` (Ms) of TIMES, `counts` of COUNTS, `enums` of
+    ENUMS, `ids` of IDS, all of n columns; absent stays as it is, and so does the hash of an empty text.
     """
     for i in range(len(starts)):
-        slow[i] = not _scan_line(b, starts[i], ends[i], i, texts, lengths, hashes, floats, counts, tiers)
+        slow[i] = not _scan_line(b, starts[i], ends[i], i, texts, lengths, hashes, times, counts, enums, ids, fallback)
 
 
 @njit(cache=True)
-def _scan_line(b, p, e, i, texts, lengths, hashes, floats, counts, tiers):  # type: ignore[no-untyped-def]
+def _scan_line(b, p, e, i, texts, lengths, hashes, times, counts, enums, ids, fallback):  # type: ignore[no-untyped-def]
     if e - p > MAX_LINE or p >= e or at(b, p) != 123:
         return False
     p += 1
     seen = np.uint64(0)
+    asked = asked_end = np.int64(0)
     while True:
         while p < e and (at(b, p) == 32 or at(b, p) == 9):
             p += 1
@@ -243,8 +260,10 @@ def _scan_line(b, p, e, i, texts, lengths, hashes, floats, counts, tiers):  # ty
             p = _plain_end(b, start, e)
             if p >= e or at(b, p) != 34:
                 return False
-            if f >= 0 and not _text(b, start, p, f, i, texts, lengths, hashes, tiers):
+            if f >= 0 and not _text(b, start, p, f, i, texts, lengths, hashes, enums, ids):
                 return False
+            if f == ASKED:
+                asked, asked_end = start, p
             p += 1
         elif c == 45 or (c >= 48 and c <= 57):
             negative = c == 45
@@ -283,7 +302,7 @@ def _scan_line(b, p, e, i, texts, lengths, hashes, floats, counts, tiers):  # ty
                     if x > HIGH[f]:
                         return False
                     if ROWS[f] >= 0:
-                        floats[ROWS[f], i] = x
+                        times[ROWS[f], i] = np.int64(np.floor(x * MS[ROWS[f]] + 0.5))
                 else:
                     return False
         elif c == 110 and p + 4 <= e and at(b, p + 1) == 117 and at(b, p + 2) == 108 and at(b, p + 3) == 108:
@@ -300,14 +319,23 @@ def _scan_line(b, p, e, i, texts, lengths, hashes, floats, counts, tiers):  # ty
         if at(b, p) == 44:
             p += 1
             continue
-        return at(b, p) == 125 and p + 1 == e and seen & REQUIRED == REQUIRED and _parts_fit(counts, i)
+        if at(b, p) != 125 or p + 1 != e or seen & REQUIRED != REQUIRED:
+            return False
+        if asked_end > asked:
+            model = texts[MODEL, i]
+            fallback[i] = _fell_back(b, asked, asked_end, model, model + lengths[MODEL, i])
+        return _parts_fit(counts, i)
 
 
 @njit(cache=True, inline="always")
-def _text(b, start, end, f, i, texts, lengths, hashes, tiers):  # type: ignore[no-untyped-def]
-    if KINDS[f] == TEXT:
+def _text(b, start, end, f, i, texts, lengths, hashes, enums, ids):  # type: ignore[no-untyped-def]
+    if KINDS[f] == TEXT or KINDS[f] == HASHED:
         if end - start < LOW[f] or end - start > HIGH[f]:
             return False
+        if KINDS[f] == HASHED:
+            if end > start:
+                ids[ROWS[f], i] = max(xxh64(b, start, end), np.uint64(1))
+            return True
         if ROWS[f] >= 0:
             texts[ROWS[f], i] = start
             lengths[ROWS[f], i] = end - start
@@ -317,19 +345,71 @@ def _text(b, start, end, f, i, texts, lengths, hashes, tiers):  # type: ignore[n
     if KINDS[f] == HEX:
         if end == start or end - start > HIGH[f]:
             return False
-        for j in range(start, end):
-            lower = at(b, j) | 32
-            if not ((at(b, j) >= 48 and at(b, j) <= 57) or (lower >= 97 and lower <= 102)):
-                return False
-        return True
+        valid, value = _hex(b, start, end)
+        if ROWS[f] >= 0:
+            ids[ROWS[f], i] = max(avalanche(value), np.uint64(1))
+        return valid
     if KINDS[f] == CHOICE:
         h = xxh64(b, start, end)
         for choice in range(CHOICES.shape[1]):
             if CHOICES[f, choice] == h:
                 if ROWS[f] >= 0:
-                    tiers[i] = choice
+                    enums[ROWS[f], i] = choice
                 return True
     return False
+
+
+@njit(cache=True, inline="always")
+def _hex(b, start, end):  # type: ignore[no-untyped-def]
+    """Whether 1 to 16 bytes of plain text, with as many before them, are all hex digits; and their value."""
+    size = end - start
+    valid, value = _digits(load(b, end - 8), min(size, 8))
+    if size > 8:
+        high_valid, high = _digits(load(b, end - 16), size - 8)
+        valid, value = valid and high_valid, value | high << np.uint64(32)
+    return valid, value
+
+
+@njit(cache=True, inline="always")
+def _digits(w, size):  # type: ignore[no-untyped-def]
+    """`_hex` of the last `size` of eight plain bytes."""
+    kept = ~np.uint64(0) << np.uint64(64 - 8 * size)
+    x = w & kept | ONES * np.uint64(48) & ~kept | ONES * np.uint64(32)
+    figure = (x + ONES * np.uint64(128 - 48)) & ~(x + ONES * np.uint64(128 - 58))
+    letter = (x + ONES * np.uint64(128 - 97)) & ~(x + ONES * np.uint64(128 - 103))
+    x = (x & ONES * np.uint64(15)) + (x >> np.uint64(6) & ONES) * np.uint64(9)
+    x = (x << np.uint64(4) | x >> np.uint64(8)) & np.uint64(0x00FF00FF00FF00FF)
+    x = (x << np.uint64(8) | x >> np.uint64(16)) & np.uint64(0x0000FFFF0000FFFF)
+    x = (x << np.uint64(16) | x >> np.uint64(32)) & np.uint64(0xFFFFFFFF)
+    return (figure | letter) & HIGHS == HIGHS, x
+
+
+@njit(cache=True)
+def _fell_back(b, asked, asked_end, model, model_end):  # type: ignore[no-untyped-def]
+    """`schemas.decode.fell_back` of the texts b[asked:asked_end] and b[model:model_end]."""
+    if asked_end - asked == model_end - model and same(b, asked, b, model, asked_end - asked):
+        return False
+    asked, model = _after_slash(b, asked, asked_end), _after_slash(b, model, model_end)
+    p = model + asked_end - asked
+    if p > model_end or not same(b, asked, b, model, asked_end - asked):
+        return True
+    if p == model_end or at(b, p) == 64:
+        return False
+    digits = p + 1
+    if at(b, p) != 45:
+        return True
+    p = digits
+    while p < model_end and at(b, p) >= 48 and at(b, p) <= 57:
+        p += 1
+    return p - digits < 2 or (p < model_end and at(b, p) != 45)
+
+
+@njit(cache=True, inline="always")
+def _after_slash(b, start, end):  # type: ignore[no-untyped-def]
+    p = end
+    while p > start and at(b, p - 1) != 47:
+        p -= 1
+    return p
 
 
 @njit(cache=True, inline="always")

@@ -19,6 +19,8 @@ FAMILIES = {
 """Every kind that a detector can name, and the family whose episodes make one incident."""
 WHOLE_TENANT = "*"
 """As a key: all keys of a tenant. As a tenant: everybody."""
+OTHER_KEYS = "other"
+"""As a key: those of a tenant's keys for which their partition had no room."""
 SIGNAL = b"signal"
 """The record key of a signal on its topic."""
 MOST: Ms = 2**62

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from heapq import heapify, heappop
+
 import numpy as np
 import xxhash
 from numba import njit
@@ -62,9 +64,11 @@ def _look_up(buffer, starts, lengths, hashes, skip, table, rows, arena, offsets,
 
 @njit(cache=True)
 def _place(table, rows, hashes, at, until):  # type: ignore[no-untyped-def]
-    """Enter rows at..until-1 into the open addressing."""
+    """Enter rows at..until-1 into the open addressing, but those that are free."""
     mask = np.uint64(len(table) - 1)
     for row in range(at, until):
+        if hashes[row] == 0:
+            continue
         place = (hashes[row] >> np.uint64(7)) & mask
         while table[place] != 0:
             place = (place + np.uint64(1)) & mask
@@ -72,11 +76,45 @@ def _place(table, rows, hashes, at, until):  # type: ignore[no-untyped-def]
         rows[place] = row
 
 
+@njit(cache=True)
+def _remove(table, rows, hashes, gone):  # type: ignore[no-untyped-def]
+    """Delete the rows `gone` without tombstones: shift back what a gap would hide (Knuth 6.4, algorithm R)."""
+    mask, one = np.uint64(len(table) - 1), np.uint64(1)
+    for row in gone:
+        gap = (hashes[row] >> np.uint64(7)) & mask
+        while rows[gap] != row or table[gap] == 0:
+            gap = (gap + one) & mask
+        look = gap
+        while True:
+            look = (look + one) & mask
+            if table[look] == 0:
+                break
+            home = (table[look] >> np.uint64(7)) & mask
+            if ((look - home) & mask) >= ((look - gap) & mask):
+                table[gap] = table[look]
+                rows[gap] = rows[look]
+                gap = look
+        table[gap] = 0
+
+
+@njit(cache=True)
+def _gather(arena, offsets, sizes, rows, out):  # type: ignore[no-untyped-def]
+    """Copy the names of the first `rows` rows into `out`, one after the other. Returns where they end."""
+    end = 0
+    for row in range(rows):
+        size = sizes[row].sum()
+        out[end : end + size] = arena[offsets[row] : offsets[row] + size]
+        offsets[row] = end
+        end += size
+    return end
+
+
 class Vocabulary:
     """Texts <-> rows 0, 1, 2 ... in the order of first appearance; a name has one or two parts.
 
     Names whose hashes collide by chance or by craft still get rows of their own. The first part of a new name is at most
-    `longest` bytes, a longer one is OTHER.
+    `longest` bytes, a longer one is OTHER. `idle` are the rows of names that nobody needs any more: `free` takes the names
+    away, and new names get the lowest free rows first. What `names` says of a free row means nothing.
     """
 
     def __init__(self, parts: int = 1, longest: int = 2**31 - 1) -> None:
@@ -90,8 +128,12 @@ class Vocabulary:
         self._sizes: I32 = np.zeros((512, parts), np.int32)
         self._hashes: U64 = np.zeros(512, np.uint64)
         self._end = 0
+        self._wasted = 0
+        self._free: list[int] = []
+        self.idle: I32 = np.empty(0, np.int32)
 
     def __len__(self) -> int:
+        """Rows in all, free ones too."""
         return len(self.names)
 
     def rows(self, buffer: U8, starts: I64, lengths: I32, hashes: U64, skip: np.ndarray) -> I32:
@@ -119,8 +161,42 @@ class Vocabulary:
             texts = [bytes(buffer[s : s + n]) for s, n in zip(starts[:, at], lengths[:, at], strict=True)]
             self._add(texts, int(combined(hashes, at)))
 
+    def row(self, *parts: str) -> int:
+        """The row of one name, a new one if it is new."""
+        texts = [part.encode() for part in parts]
+        lengths = np.array([[len(text)] for text in texts], np.int32)
+        starts = np.cumsum(lengths, axis=0) - lengths
+        hashes: U64 = np.array([[xxhash.xxh64_intdigest(text) if text else 0] for text in texts], np.uint64)
+        buffer = np.frombuffer(b"".join(texts), np.uint8)
+        return int(self.rows(buffer, starts, lengths, hashes, np.zeros(1, np.bool_))[0])
+
+    def free(self, held: I32) -> None:
+        """Take the names of the idle rows away, but of those that are among `held`: they are no longer idle.
+
+        Raises ValueError where one has no name: somebody used it after it was idle.
+        """
+        if not len(self.idle):
+            return
+        rows = np.setdiff1d(self.idle, held)
+        if not self._hashes[rows].all():
+            raise ValueError("a row that stands for no name was used")
+        self.idle = self.idle[:0]
+        _remove(self._table, self._rows, self._hashes, rows)
+        self._wasted += int(self._sizes[rows].sum())
+        self._hashes[rows] = 0
+        self._sizes[rows] = 0
+        nobody = ("",) * self._parts
+        for row in rows.tolist():
+            self.names[row] = nobody
+        self._free += rows.tolist()
+        heapify(self._free)
+        if 2 * self._wasted > self._end:
+            arena = np.zeros_like(self._arena)
+            self._end = _gather(self._arena, self._offsets, self._sizes, len(self.names), arena)
+            self._arena, self._wasted = arena, 0
+
     def _add(self, texts: list[bytes], hashed: int) -> None:
-        row = len(self.names)
+        row = heappop(self._free) if self._free else len(self.names)
         joined = b"".join(texts)
         while self._end + len(joined) > len(self._arena):
             self._arena = np.concatenate([self._arena, np.zeros_like(self._arena)])
@@ -133,7 +209,7 @@ class Vocabulary:
         self._sizes[row] = [len(text) for text in texts]
         self._hashes[row] = hashed
         self._end += len(joined)
-        self.names.append(tuple(text.decode() for text in texts))
+        self.names[row : row + 1] = [tuple(text.decode() for text in texts)]
         if 2 * len(self.names) > len(self._table):
             self._rebuild()
         else:
@@ -153,6 +229,7 @@ class Vocabulary:
             "offsets": self._offsets[:n],
             "sizes": self._sizes[:n],
             "hashes": self._hashes[:n],
+            "idle": self.idle,
         }
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -164,8 +241,12 @@ class Vocabulary:
         self._offsets = array(snapshot, "offsets", np.int64, room=max(512, n))
         self._sizes = array(snapshot, "sizes", np.int32, self._parts, room=max(512, n))
         self._hashes = array(snapshot, "hashes", np.uint64, room=max(512, n))
-        self._end = end
         self.names = _names(self._arena[:end].tobytes(), self._offsets[:n], self._sizes[:n])
+        self._end, self._wasted = end, end - int(self._sizes.sum())
+        self._free = np.flatnonzero(self._hashes[:n] == 0).tolist()
+        self.idle = array(snapshot, "idle", np.int32) if "idle" in snapshot else np.empty(0, np.int32)
+        if ((self.idle < 0) | (self.idle >= n)).any() or not self._hashes[self.idle].all():
+            raise BadCheckpoint("a vocabulary has an idle row that is none of its own")
         self._rebuild()
 
 
@@ -201,11 +282,13 @@ class BoundedVocabulary(Vocabulary):
 
 
 def _names(arena: bytes, offsets: I64, sizes: I32) -> list[tuple[str, ...]]:
-    """The names that lie one after the other in the arena, all of their parts. Raises BadCheckpoint."""
-    ends = np.cumsum(sizes, dtype=np.int64).reshape(sizes.shape)
+    """The names of all rows, whose parts lie one after the other in the arena. Raises BadCheckpoint."""
+    if (sizes < 0).any() or sizes.sum() > len(arena) or ((offsets < 0) | (offsets > len(arena))).any():
+        raise BadCheckpoint("the names of a vocabulary do not fit into its arena")
+    ends = offsets[:, None] + np.cumsum(sizes, axis=1, dtype=np.int64)
     starts = ends - sizes
-    if (sizes < 0).any() or (starts[:, 0] != offsets).any() or (ends[-1, -1] if len(ends) else 0) != len(arena):
-        raise BadCheckpoint("the names of a vocabulary do not fill its arena")
+    if (ends > len(arena)).any():
+        raise BadCheckpoint("the names of a vocabulary do not lie in its arena")
     try:
         texts = [arena[at:end].decode() for at, end in zip(starts.ravel().tolist(), ends.ravel().tolist(), strict=True)]
     except UnicodeDecodeError as error:

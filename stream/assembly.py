@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 from detectors.base import PaneDetector
 from detectors.spend import GATES_USD, Gates, SpendSpike
@@ -13,9 +14,11 @@ from schemas.pulse import Pulse
 from schemas.signals import Signal, identity
 from schemas.snapshot import Snapshot, joined, part
 from stream.dedupe import NEWEST_IDS, SeenIds
+from stream.grace import RULE
 from stream.pipeline import Pipeline
 from stream.pricing import PriceBook
 from stream.responder import Responder
+from stream.rows import MOST_KEYS, Rows
 
 AFTER_END: Ms = 15 * 60_000
 """How far the clock moves on when a file has ended."""
@@ -29,20 +32,26 @@ def pane_detectors(gates_usd: Gates = GATES_USD) -> list[PaneDetector]:
 class Assembly:
     """One partition: its decoder and its pipeline with every detector; `config` is the hash of what it judges by.
 
-    Its dedupe window holds `dedupe` ids, or grows up to `most`.
+    Its dedupe window holds `dedupe` ids, or grows up to `most`; it keeps `keys` keys (see Rows).
     """
 
     def __init__(
-        self, prices: Sequence[PriceEntry], dedupe: int = NEWEST_IDS, partition: int = 0, most: int | None = None
+        self,
+        prices: Sequence[PriceEntry],
+        dedupe: int = NEWEST_IDS,
+        partition: int = 0,
+        most: int | None = None,
+        keys: int = MOST_KEYS,
     ) -> None:
         self.prices, judges = PriceBook(prices), pane_detectors()
-        self.config = identity(self.prices.version, *(detector.config for detector in judges))
+        self.config = identity(self.prices.version, RULE, f"keys {keys}", *(detector.config for detector in judges))
         self.decoder = Decoder()
         self.pipeline = Pipeline(
             self.prices,
             self.decoder,
             judges,
             seen=SeenIds(dedupe, most),
+            rows=Rows(keys),
             partition=partition,
             config=self.config,
         )
@@ -56,8 +65,19 @@ class Assembly:
         self.pipeline.restore(part(snapshot, "pipeline"))
 
 
+class Fold(Protocol):
+    """What is put together from pulses: at least how far behind a partition's clock its tenants are."""
+
+    def fold(self, pulse: Pulse) -> None: ...
+    def behind(self, partition: int) -> Mapping[str, Ms]: ...
+
+
 def respond(
-    words: Iterable[Signal | Pulse], responder: Responder, now: Ms | None, after: Callable[[Ms], None] = lambda now: None
+    words: Iterable[Signal | Pulse],
+    responder: Responder,
+    tenants: Fold,
+    now: Ms | None,
+    after: Callable[[Ms], None] = lambda now: None,
 ) -> None:
     """Let the responder hear signals and panes in time order; the last of them is a pulse, as in every step of a pipeline.
 
@@ -72,7 +92,8 @@ def respond(
         if due:
             responder.hear(due, at)
             due = []
-        responder.pane(said.partition, said.clock - SLICE, said.burning, at)
+        tenants.fold(said)
+        responder.pane(said.partition, said.clock - SLICE, said.burning, at, behind=tenants.behind(said.partition))
         if now is None:
             responder.tick(at)
         after(at)

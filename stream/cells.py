@@ -10,7 +10,8 @@ from schemas.batch import I64, OTHER, Batch
 from schemas.rollup import MEASURES
 from schemas.snapshot import BadCheckpoint, Snapshot, number, of_numbers, records
 from stream.classes import classes
-from stream.windows import AHEAD, GUESSED, HOUR, USD
+from stream.measures import GUESSED, USD
+from stream.windows import AHEAD, HOUR
 
 SELDOM = ("guessed_usd", "cache_write", "cache_write_1h", "reasoning", "audio_input", "audio_output", "web_searches")
 WORDS = ("who", "what", "when", "calls", "usd", "fresh", "cached", "output", "said", *SELDOM)

@@ -33,7 +33,7 @@ MOST_RATIO = 40_000
 PLAIN = frozenset("|b1 |i1 |u1 <i2 <u2 <i4 <u4 <f4 <i8 <u8 <f8".split())
 """The dtypes that an array of a checkpoint may have."""
 POINTER = re.compile(
-    r"burnguard:1 generation=(\d{1,18}) number=(\d{1,18}) first=(\d{1,18}) chunks=(\d{1,18}) length=(\d{1,18})"
+    r"burnguard:(1|2) generation=(\d{1,18}) number=(\d{1,18}) first=(\d{1,18}) chunks=(\d{1,18}) length=(\d{1,18})"
     r" xxh64=([0-9a-f]{16})"
 )
 EMPTY = "burnguard:empty"
@@ -124,6 +124,10 @@ def read_chunk_key(key: bytes) -> tuple[int, int, int]:
     return int(found[1]), int(found[2]), int(found[3])
 
 
+WHOLE, IN_BLOCKS = 1, 2
+"""What a pointer's chunks are: the blob of a whole checkpoint, or that of an index of blocks (stream/blocks.py)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pointer:
     """Where a checkpoint is and what it must be: its chunks, from offset `first` on, are `length` bytes with that XXH64."""
@@ -134,16 +138,17 @@ class Pointer:
     chunks: int
     length: int
     xxh64: int
+    kind: int = WHOLE
 
     @staticmethod
-    def to(pieces: Sequence[bytes], generation: int, number: int, first: int) -> Pointer:
+    def to(pieces: Sequence[bytes], generation: int, number: int, first: int, kind: int = WHOLE) -> Pointer:
         """The pointer to these chunks."""
-        return Pointer(generation, number, first, len(pieces), sum(map(len, pieces)), _xxh64(pieces))
+        return Pointer(generation, number, first, len(pieces), sum(map(len, pieces)), _xxh64(pieces), kind)
 
     def to_metadata(self) -> str:
         """One line for people and for `read`."""
         return (
-            f"burnguard:1 generation={self.generation} number={self.number} first={self.first} chunks={self.chunks}"
+            f"burnguard:{self.kind} generation={self.generation} number={self.number} first={self.first} chunks={self.chunks}"
             f" length={self.length} xxh64={self.xxh64:016x}"
         )
 
@@ -153,8 +158,8 @@ class Pointer:
         found = POINTER.fullmatch(metadata)
         if not found:
             raise BadCheckpoint(f"{metadata[:200]!r} is not a pointer that this version of Burnguard reads")
-        generation, number, first, count, length = (int(found[i]) for i in range(1, 6))
-        return Pointer(generation, number, first, count, length, int(found[6], 16))
+        kind, generation, number, first, count, length = (int(found[i]) for i in range(1, 7))
+        return Pointer(generation, number, first, count, length, int(found[7], 16), kind)
 
 
 def unpack(pieces: Sequence[bytes], pointer: Pointer, buffer: Buffer) -> Checkpoint:
@@ -162,13 +167,20 @@ def unpack(pieces: Sequence[bytes], pointer: Pointer, buffer: Buffer) -> Checkpo
 
     Raises BadCheckpoint, whatever the pieces hold.
     """
+    if pointer.kind != WHOLE:
+        raise BadCheckpoint("it is in blocks, which only the topic of state holds")
+    return read(decompress(whole(pieces, pointer), buffer))
+
+
+def whole(pieces: Sequence[bytes], pointer: Pointer) -> bytes:
+    """The blob whose chunks the pointer means. Raises BadCheckpoint."""
     if len(pieces) != pointer.chunks:
         raise BadCheckpoint(f"{len(pieces)} chunks were found, not {pointer.chunks}")
     if sum(map(len, pieces)) != pointer.length:
         raise BadCheckpoint(f"the chunks are {sum(map(len, pieces))} bytes, not {pointer.length}")
     if _xxh64(pieces) != pointer.xxh64:
         raise BadCheckpoint(f"the chunks have the XXH64 {_xxh64(pieces):016x}, not {pointer.xxh64:016x}")
-    return read(decompress(b"".join(pieces), buffer))
+    return b"".join(pieces)
 
 
 def decompress(blob: bytes | memoryview, buffer: Buffer) -> U8:
@@ -188,13 +200,39 @@ def decompress(blob: bytes | memoryview, buffer: Buffer) -> U8:
 
 def read(packed: U8) -> Checkpoint:
     """What `pack` was given, as views. Raises BadCheckpoint."""
+    header, start = _opened(packed)
+    body = packed[start:]
+    body.flags.writeable = False
+    return Checkpoint({a.name: _checked(body, a) for a in header.arrays}, header.config, header.numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """Where an array lies in a packed checkpoint: from byte `begin` to before `end`, `row` bytes a row."""
+
+    name: str
+    begin: int
+    end: int
+    row: int
+
+
+def areas(packed: U8) -> tuple[int, list[Area]]:
+    """How long the head of a packed checkpoint is, and where its arrays lie. Raises BadCheckpoint."""
+    header, start = _opened(packed)
+    found = []
+    for place in header.arrays:
+        array = _checked(packed[start:], place)
+        begin = start + place.at
+        found.append(Area(place.name, begin, begin + array.nbytes, prod(place.shape[1:]) * array.itemsize))
+    return start, found
+
+
+def _opened(packed: U8) -> tuple[_Header, int]:
+    """The header, and where the arrays begin."""
     if packed[:4].tobytes() != MAGIC or len(packed) < 8:
         raise BadCheckpoint("it does not begin as a checkpoint does")
     size = int.from_bytes(packed[4:8].tobytes(), "little")
-    header = _header(packed[8 : 8 + size].tobytes())
-    body = packed[_start(size) :]
-    body.flags.writeable = False
-    return Checkpoint({a.name: _checked(body, a) for a in header.arrays}, header.config, header.numbers)
+    return _header(packed[8 : 8 + size].tobytes()), _start(size)
 
 
 def _header(encoded: bytes) -> _Header:

@@ -14,7 +14,8 @@ from actions.webhook import Guard
 from schemas.batch import Ms
 from schemas.directory import Directory
 from schemas.policy import Policy
-from stream.live import Stories, line, usd
+from stream.live import Stories, line, stood, usd
+from stream.readings import Whose
 from stream.responder import Responder
 from stream.settings import Settings
 from stream.tenants import TenantMeters
@@ -120,8 +121,13 @@ class Duty:
             self._say(line(news))
 
     def sum_up(self) -> None:
-        """Say who spent most, and what every incident came to."""
+        """Say who spent most, how the calls of this hour and the one before went, and what every incident came to."""
         for tenant, spent in list(self.tenants.spent(HOUR).items())[:5]:
-            self._say(f"           {tenant}: {usd(spent)} in the last hour")
+            self._say(f"           {tenant}: {usd(spent)} in the last hour; {self._stood(Whose(tenant))}")
+        self._say(f"           everybody: {self._stood(Whose(None))}")
         for story in self._stories.told():
             self._say(f"           {story}")
+
+    def _stood(self, whose: Whose) -> str:
+        readings, now = self.tenants.readings, self.tenants.clock
+        return stood(readings.totals(whose, HOUR, now), readings.distinct(whose, HOUR, now)["users"])

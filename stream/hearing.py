@@ -13,21 +13,23 @@ from actions.ledger import Ledger
 from detectors.gap import SplitKeys
 from schemas.batch import SLICE, Ms
 from schemas.pulse import PULSE, Pulse
+from schemas.reading import READING, Reading
 from schemas.rollup import USAGE, Rollup
 from schemas.signals import SIGNAL, Signal
 from schemas.snapshot import BadCheckpoint
 from stream.checkpoint import Buffer, Checkpoint, compress, decompress, pack, read
 from stream.duty import Duty
+from stream.readings import WIDTHS
 
 KEEP: Ms = 30_000
 """How often the fold is kept: what a takeover must read again."""
 log = structlog.get_logger()
 
-Heard: TypeAlias = Signal | Pulse | Rollup | None
+Heard: TypeAlias = Signal | Pulse | Reading | Rollup | None
 
 
 class Record(Protocol):
-    """What is on the topic: key `signal`, `pulse` or `usage`, and its bytes."""
+    """What is on the topic: key `signal`, `pulse`, `reading` or `usage`, and its bytes."""
 
     @property
     def offset(self) -> int: ...
@@ -83,6 +85,8 @@ class Hearing:
             for after, said in group:
                 if isinstance(said, Pulse):
                     self._pulse(said, after, now)
+                elif isinstance(said, Reading):
+                    self._reading(said, after)
                 elif isinstance(said, Rollup):
                     self._usage(said, after, now)
         if self._kept is None or now - self._kept >= KEEP:
@@ -103,7 +107,14 @@ class Hearing:
             split = self._keys.seen(pulse.partition, pulse.keys.names, now)
             if split:
                 self._duty.responder.hear(split, now)
-            self._duty.responder.pane(pulse.partition, pulse.clock - SLICE, pulse.burning, now, after)
+            behind = self._duty.tenants.behind(pulse.partition)
+            self._duty.responder.pane(pulse.partition, pulse.clock - SLICE, pulse.burning, now, after, behind)
+
+    def _reading(self, reading: Reading, after: int) -> None:
+        self._duty.tenants.readings.fold(reading)
+        self._after = after
+        if self._is_new(after):
+            self._position = after
 
     def _usage(self, rollup: Rollup, after: int, now: Ms) -> None:
         self._after = after
@@ -128,6 +139,8 @@ class Hearing:
                 return Signal.read(record.value or b"")
             if record.key == PULSE:
                 return Pulse.read(record.value or b"")
+            if record.key == READING:
+                return Reading.read(record.value or b"", WIDTHS)
             if record.key == USAGE:
                 return Rollup.read(record.value or b"")
             reason = f"its key is {record.key!r}"
@@ -151,6 +164,6 @@ class Hearing:
         return after
 
 
-def _kind(said: Heard) -> type[Signal] | type[Pulse] | type[Rollup]:
+def _kind(said: Heard) -> type[Signal] | type[Pulse] | type[Reading] | type[Rollup]:
     """What cannot be read is taken as a signal that says nothing."""
     return Signal if said is None else type(said)

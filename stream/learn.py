@@ -133,7 +133,7 @@ def _fold(file: Path, number: int, partitions: int, prices: Sequence[PriceEntry]
     with opened(file) as source:
         lines = (line for _, line in lines_of(source) if mine(line))
         while block := b"".join(line + b"\n" for line in islice(lines, LINES)):
-            assembly.pipeline.feed(clock.feed(reader.read(block)))
+            assembly.pipeline.feed(clock.feed(reader.read(block, held=clock.held)))
             refused += len(reader.quarantined)
             reader.quarantined.clear()
     for batch in read_out(reader, clock):

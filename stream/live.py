@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from schemas.batch import NANO
 from schemas.incidents import Incident, News
+from stream.figures import Totals
 
 MARKS = {
     "incident_opened": "INCIDENT",
@@ -41,6 +42,17 @@ def usd(nano: int) -> str:
     '$1,234.57'
     """
     return f"${nano / NANO:,.2f}"
+
+
+def stood(totals: Totals, users: float) -> str:
+    """How calls went and who was behind them; what no call told is left out.
+
+    >>> stood(Totals(*[0] * 2, 1_204, *[0] * 6, 1_180, 0, 24, *[0] * 11, 800, 200), users=12.3)
+    '1,204 calls, 2 % failed, 25 % of input cached, some 12 users'
+    """
+    shares = ((totals.success, "failed", True), (totals.prefix_share, "of input cached", False))
+    told = [f"{100 * (1 - share if rest else share):.0f} % {what}" for share, what, rest in shares if share is not None]
+    return ", ".join([f"{totals.calls:,} calls", *told, *([f"some {users:.0f} users"] if users else [])])
 
 
 class Stories:

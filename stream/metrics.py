@@ -27,6 +27,12 @@ DUPLICATE = Counter("burnguard_duplicate", "Calls dropped because their event id
 LATE = Counter("burnguard_late", "Calls that came after their own slice had closed")
 SKEWED = Counter("burnguard_skewed", "Calls more than a minute ahead of the clock, counted at the clock")
 OTHER = Counter("burnguard_other", "Calls whose feature or operation is counted as `other`: there was no room for its name")
+OTHER_KEY = Counter(
+    "burnguard_other_key", "Calls of new keys counted under their tenant's key `other`: no room for more keys"
+)
+EVICTED = Counter("burnguard_evicted", "Keys forgotten because a partition knew more than `BURNGUARD_WORKER_KEYS`")
+UNMETERED = Counter("burnguard_unmetered", "Calls of a tenant, feature and model that found no room among the meters")
+FORGOTTEN_SESSION = Counter("burnguard_forgotten_session", "Sessions that left their partition's table for newer ones")
 USD = Counter("burnguard_usd", "Dollars that the folded calls cost")
 QUARANTINED = Counter("burnguard_quarantined", "Lines refused and written to the quarantine topic")
 SKIPPED = Counter("burnguard_skipped", "Records fetched again that were folded before; grows only after a rebalance")
@@ -35,7 +41,13 @@ SIGNALS = Counter("burnguard_signals", "Signals said", ["kind", "phase"])
 SIGNAL_DELAY = Histogram("burnguard_signal_delay_seconds", "From the end of the pane to the signal", buckets=SECONDS)
 CHECKPOINT_STALL = Histogram("burnguard_checkpoint_stall_seconds", "Folding waits while the state is copied", buckets=SECONDS)
 CHECKPOINT_SECONDS = Histogram("burnguard_checkpoint_seconds", "From the cut to the commit", buckets=SECONDS)
-CHECKPOINT_BYTES = Counter("burnguard_checkpoint_bytes", "Compressed bytes of checkpoints written")
+CHECKPOINT_BYTES = Counter("burnguard_checkpoint_bytes", "Compressed bytes of checkpoints written, their indexes too")
+CHECKPOINT_BLOCKS = Counter(
+    "burnguard_checkpoint_blocks",
+    "Blocks of checkpoints: `changed` and written, `moved` (old and written again), `kept` where they lie",
+    ["what"],
+)
+CHECKPOINT_INTERVAL = Gauge("burnguard_checkpoint_interval_seconds", "From the last round of checkpoints to the next")
 RESTORE_SECONDS = Histogram("burnguard_restore_seconds", "Loading a partition", buckets=SECONDS)
 FENCED = Counter("burnguard_fenced", "Commits that the group refused because it had moved on")
 PARTITIONS = Gauge("burnguard_partitions", "Partitions loaded here")
@@ -63,6 +75,15 @@ INTAKE_LAG = Gauge(
 )
 
 
+class Written(Protocol):
+    """What is measured of a checkpoint."""
+
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def blocks(self) -> dict[str, int]: ...
+
+
 class Standing(Protocol):
     """What is measured of a partition."""
 
@@ -79,7 +100,8 @@ class Standing(Protocol):
 def folded(before: Mapping[str, int], after: Mapping[str, int], refused: int, again: int) -> None:
     """Count what one fold added."""
     counted = ((CALLS, "calls"), (DUPLICATE, "duplicate"), (LATE, "late"), (SKEWED, "skewed"), (OTHER, "other"))
-    for counter, name in counted:
+    no_room = ((OTHER_KEY, "other_key"), (EVICTED, "evicted"), (UNMETERED, "unmetered"))
+    for counter, name in (*counted, *no_room, (FORGOTTEN_SESSION, "forgotten_session")):
         counter.inc(after[name] - before[name])
     USD.inc((after["usd"] - before["usd"]) / NANO)
     QUARANTINED.inc(refused)
@@ -92,9 +114,11 @@ def said(signal: Signal, now: Ms) -> None:
     SIGNAL_DELAY.observe(max(0, now - signal.at) / 1000)
 
 
-def checkpointed(size: int, seconds: float) -> None:
+def checkpointed(written: Written, seconds: float) -> None:
     """Count a checkpoint."""
-    CHECKPOINT_BYTES.inc(size)
+    CHECKPOINT_BYTES.inc(written.bytes)
+    for what, blocks in written.blocks.items():
+        CHECKPOINT_BLOCKS.labels(what).inc(blocks)
     CHECKPOINT_SECONDS.observe(seconds)
 
 

@@ -13,7 +13,8 @@ from schemas.batch import Lines, Ms
 from schemas.prices import PriceEntry
 from schemas.quarantine import Quarantined
 from stream.assembly import Assembly
-from stream.checkpoint import EMPTY, Buffer, Pointer, unpack
+from stream.blocks import Found, State, StateTopic, find
+from stream.checkpoint import EMPTY, Buffer, Pointer
 from stream.pipeline import Output
 from stream.records import Fetched, to_lines
 
@@ -63,7 +64,7 @@ class Group(Protocol):
         ...
 
 
-class Topics(Protocol):
+class Topics(StateTopic, Protocol):
     """What a worker writes, and reads back of its state. What asks the broker raises Away where it does not answer."""
 
     @property
@@ -79,10 +80,6 @@ class Topics(Protocol):
         """First and next offset of a topic's partition."""
         ...
 
-    async def read_state(self, partition: int, pointer: Pointer) -> list[bytes]:
-        """The chunks of a checkpoint, in order."""
-        ...
-
     async def delete_state(self, partition: int, before: int) -> None:
         """Delete the records of the partition's state before an offset."""
         ...
@@ -96,6 +93,14 @@ class Names:
     signals: str
     state: str
     quarantine: str
+
+
+class SharedBuffer(Buffer):
+    """One for all partitions of a worker, which are packed and unpacked in it one at a time: by whoever holds `lock`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = asyncio.Lock()
 
 
 class Partition:
@@ -115,7 +120,7 @@ class Partition:
         self.told_at = 0.0
         self.lock = asyncio.Lock()
         self.waiting: deque[asyncio.Future[Any]] = deque()
-        self.firsts: deque[int] = deque(maxlen=2)
+        self.state = State()
         self.checkpointed_at = self.folded_at = time.monotonic()
         self.changes = self.kept_changes = 0
 
@@ -145,17 +150,25 @@ class Partition:
 
 
 async def load(
-    number: int, generation: int, kept: Partition | None, group: Group, topics: Topics, names: Names, prices: list[PriceEntry]
+    number: int,
+    generation: int,
+    kept: Partition | None,
+    group: Group,
+    topics: Topics,
+    names: Names,
+    prices: list[PriceEntry],
+    keys: int,
+    buffer: SharedBuffer,
 ) -> Partition:
     """The partition at its pointer; `kept` itself where the pointer is still the one that it wrote or was loaded from.
 
-    Raises Fenced, Away, StateLost, BadCheckpoint.
+    It keeps `keys` keys. Raises Fenced, Away, StateLost, BadCheckpoint.
     """
     found = await group.committed(number)
     if kept is not None and found is not None and found[1] == kept.pointer:
         kept.generation = generation
         return kept
-    assembly = Assembly(prices, partition=number)
+    assembly = Assembly(prices, partition=number, keys=keys)
     if found is None:
         found = await _begin(number, generation, group, topics, names)
     next, pointer = found
@@ -164,10 +177,17 @@ async def load(
         raise StateLost(f"{names.usage}-{number} ends at offset {end}, before its checkpoint at {next}: it was made anew")
     partition = Partition(number, assembly, generation, next, pointer)
     if pointer != EMPTY:
-        chunks = await topics.read_state(number, Pointer.read(pointer))
-        assembly.restore(unpack(chunks, Pointer.read(pointer), Buffer()).state)
-        partition.firsts.append(Pointer.read(pointer).first)
+        checkpoint = await find(topics, number, Pointer.read(pointer))
+        async with buffer.lock:
+            partition.state = await asyncio.to_thread(_restore, assembly, checkpoint, buffer)
     return partition
+
+
+def _restore(assembly: Assembly, found: Found, buffer: Buffer) -> State:
+    """Raises BadCheckpoint."""
+    checkpoint, state = found.fill(buffer)
+    assembly.restore(checkpoint.state)
+    return state
 
 
 async def _begin(number: int, generation: int, group: Group, topics: Topics, names: Names) -> tuple[int, str]:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detectors.base import Names, PaneDetector
-from schemas.batch import ABSENT, I32, I64, SLICE, Batch, Ms, Pane
+from schemas.batch import I32, I64, SLICE, Batch, Ms, Pane
 from schemas.pulse import Pulse, Slots
+from schemas.reading import Reading
 from schemas.rollup import Rollup, used
-from schemas.signals import Signal
+from schemas.signals import OTHER_KEYS, Signal
 from schemas.snapshot import Snapshot, array, joined, number, of_numbers, part
 from stream.cells import OF_MEASURES, WHAT, WHEN, WHO, Cells
 from stream.dedupe import SeenIds
+from stream.grace import GRACE, Graces
+from stream.measures import GUESSED, USD, measures
+from stream.meters import Meters
+from stream.rows import Rows
 from stream.windows import (
-    FIRST_COUNT,
-    GUESSED,
     HOUR,
     LATE,
     LATE_GUESSED,
@@ -28,18 +31,31 @@ from stream.windows import (
     MEASURES,
     MINUTE,
     NEVER,
-    USD,
     Meter,
     OpenPanes,
     changed_slots,
     fold_rows,
 )
 
-GRACE: Ms = 2_000
-"""A pane closes when the clock passes its end by this much."""
 DEAREST = 100
-COUNTERS = ("calls", "unique", "duplicate", "late", "skewed", "other", "usd", "guessed_usd")
-"""Totals of a partition; `other` are calls whose feature or operation is counted as "other"."""
+COUNTERS = (
+    "calls",
+    "unique",
+    "duplicate",
+    "late",
+    "skewed",
+    "other",
+    "other_key",
+    "evicted",
+    "unmetered",
+    "forgotten_session",
+    "usd",
+    "guessed_usd",
+)
+"""Totals of a partition; `other` are calls whose feature or operation is counted as "other", `other_key` those of new keys
+that are counted under their tenant's key "other", `evicted` the keys that were forgotten (see Rows), `unmetered` calls of a
+use (tenant, feature, model) that found no room among the meters of uses, `forgotten_session` the sessions that left for
+newer ones."""
 
 
 class Prices(Protocol):
@@ -54,9 +70,9 @@ class Vocabularies(Protocol):
     """What the rows of a batch's columns stand for; the decoder's."""
 
     @property
-    def tenants(self) -> Named: ...
+    def tenants(self) -> Reused: ...
     @property
-    def keys(self) -> Named: ...
+    def keys(self) -> Reused: ...
     @property
     def models(self) -> Named: ...
     @property
@@ -72,28 +88,48 @@ class Named(Protocol):
     def names(self) -> Names: ...
 
 
+class Reused(Named, Protocol):
+    """A vocabulary that may give its `idle` rows to other names once all that it gave rows to is folded."""
+
+    idle: I32
+
+    def row(self, *parts: str) -> int:
+        """The row of a name, a new one if it is new."""
+        ...
+
+
 @dataclass(slots=True)
 class Output:
-    """What came of a step, in order. It does not matter when `usage` is said: it is absolute."""
+    """What came of a step, in order. It does not matter when `usage` and `readings` are said: they are absolute."""
 
     signals: list[Signal] = field(default_factory=list)
     pulses: list[Pulse] = field(default_factory=list)
     usage: list[Rollup] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
+    _ends: list[int] = field(default_factory=list)
+
+    def close(self, pulse: Pulse) -> None:
+        """A pane ends with its pulse: the signals since the last one are its own."""
+        self.pulses.append(pulse)
+        self._ends.append(len(self.signals))
+
+    def panes(self) -> Iterator[tuple[list[Signal], Pulse]]:
+        """What was said of every pane: its signals and its pulse."""
+        begin = 0
+        for pulse, end in zip(self.pulses, self._ends, strict=True):
+            yield self.signals[begin:end], pulse
+            begin = end
 
     def in_order(self) -> Iterator[Signal | Pulse]:
         """The signals of every pane before its pulse."""
-        signals = deque(self.signals)
-        for pulse in self.pulses:
-            while signals and signals[0].at <= pulse.clock:
-                yield signals.popleft()
-            yield pulse
-        yield from signals
+        return (word for signals, pulse in self.panes() for word in chain[Signal | Pulse](signals, [pulse]))
 
 
 class Pipeline:
     """Calls in, signals and pulses out. Cutting a batch anywhere changes nothing.
 
-    `feed` and `advance` move the clock, which never goes back; a pane closes when the clock passes its end + GRACE.
+    `feed` and `advance` move the clock, which never goes back. A pane of the partition closes when the clock passes its
+    end + GRACE, and with it the slice of each tenant that is due by then: an older one where the tenant has a grace.
     Raises whatever a detector or the price book raises: a broken invariant stops the worker, it is never skipped.
     """
 
@@ -104,6 +140,7 @@ class Pipeline:
         detectors: list[PaneDetector],
         *,
         seen: SeenIds,
+        rows: Rows | None = None,
         partition: int = 0,
         config: str = "",
     ) -> None:
@@ -111,12 +148,15 @@ class Pipeline:
         self._names = vocabularies
         self._detectors = detectors
         self._seen = seen
+        self._rows = rows or Rows()
         self._partition = partition
         self._config = config
         self._keys = Meter()
         self._tenants = Meter()
         self._open = OpenPanes()
+        self._graces = Graces()
         self._cells = Cells()
+        self.meters = Meters()
         self._tenant_of: I32 = np.zeros(64, np.int32)
         self._late: list[I64] = []
         self._clock: Ms = NEVER
@@ -138,7 +178,7 @@ class Pipeline:
         clock = np.maximum(np.maximum.accumulate(batch.clock), self._clock)
         cost, guessed = self._prices.cost(batch, self._names.models.names)
         self._grow(batch)
-        sums = _sums(batch, cost, guessed)
+        sums = measures(batch, cost, guessed)
         edges = (clock - GRACE) // SLICE
         starts = np.concatenate([[0], np.flatnonzero(np.diff(edges)) + 1, [len(batch)]])
         for lo, hi in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
@@ -146,6 +186,7 @@ class Pipeline:
             self._fold(batch, clock, sums, fresh, lo, hi)
             self._covered = int(batch.position[hi - 1])
         self._clock = int(clock[-1])
+        self._hand_back(batch.key[~fresh], batch.tenant[~fresh])
         return output
 
     def advance(self, now: Ms) -> Output:
@@ -159,14 +200,16 @@ class Pipeline:
             edge, before = (now - GRACE) // SLICE, self._edge
             self._pass_to(edge, output)
             if edge > before and (not output.pulses or output.pulses[-1].clock < edge * SLICE):
-                output.pulses += self.present()
+                for pulse in self.present():
+                    output.close(pulse)
         return output
 
     def present(self) -> list[Pulse]:
         """That the partition lives, as a pulse of the newest closed pane; nothing before its first call."""
         if self._edge == NEVER:
             return []
-        return [self._pulse(self._edge - 1, np.empty(0, np.int32), np.empty((0, MEASURES), np.int64))]
+        nothing = np.empty(0, np.int32), np.empty(0, np.int64), np.empty((0, MEASURES), np.int64)
+        return [self._pulse(self._edge - 1, *nothing, self._burning())]
 
     def rest(self) -> list[Rollup]:
         """The usage that was not said yet, where no call comes any more."""
@@ -193,19 +236,28 @@ class Pipeline:
                 keys=self._keys.snapshot(),
                 tenants=self._tenants.snapshot(),
                 open=self._open.snapshot(),
+                grace=self._graces.snapshot(self._tenants.rows),
                 usage=self._cells.snapshot(),
+                meters=self.meters.snapshot(),
                 seen=self._seen.snapshot(),
+                rows=self._rows.snapshot(self._keys.rows, self._tenants.rows),
                 counters=of_numbers(**self.counters),
                 **{detector.name: detector.snapshot() for detector in self._detectors},
             )
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """A counter or detector that the snapshot does not know starts afresh, and so does usage. Raises BadCheckpoint."""
+        """A counter or detector that the snapshot does not know starts afresh, and so do usage and the tenants' graces.
+
+        Raises BadCheckpoint.
+        """
         self._keys.restore(part(snapshot, "keys"))
         self._tenants.restore(part(snapshot, "tenants"))
         self._open.restore(part(snapshot, "open"))
+        self._graces.restore(part(snapshot, "grace"))
+        self._graces.grow(self._tenants.rows)
         self._cells.restore(part(snapshot, "usage"))
+        self.meters.restore(part(snapshot, "meters"), self._keys.rows)
         self._seen.restore(part(snapshot, "seen"))
         for detector in self._detectors:
             detector.restore(part(snapshot, detector.name))
@@ -214,11 +266,15 @@ class Pipeline:
         self._tenant_of = array(snapshot, "tenant_of", np.int32)
         self._late = [array(snapshot, "late", np.int64, 3)]
         self._clock, self._edge, self._covered = (number(snapshot, name) for name in ("clock", "edge", "covered"))
+        self._rows.restore(part(snapshot, "rows"), self._keys.rows, self._tenants.rows, self._clock)
 
     def _grow(self, batch: Batch) -> None:
         keys, tenants = len(self._names.keys.names), len(self._names.tenants.names)
         self._keys.grow(keys)
         self._tenants.grow(tenants)
+        self._graces.grow(tenants)
+        self.meters.grow(keys)
+        self._rows.grow(keys, tenants)
         self._open.grow(keys, len(batch))
         if keys > len(self._tenant_of):
             self._tenant_of = np.resize(self._tenant_of, max(keys, 2 * len(self._tenant_of)))
@@ -226,21 +282,22 @@ class Pipeline:
 
     def _fold(self, batch: Batch, clock: I64, sums: I64, fresh: NDArray[np.bool_], lo: int, hi: int) -> None:
         keep = lo + np.flatnonzero(fresh[lo:hi])
+        kept = slice(lo, hi) if len(keep) == hi - lo else keep
         self.counters["calls"] += hi - lo
         self.counters["duplicate"] += hi - lo - len(keep)
         if not len(keep):
             return
+        batch = self._with_room(batch, clock, keep)
         late = np.empty((len(keep), 3), np.int64)
-        kept = sums[keep]
-        self._open.used, behind, skewed = fold_rows(
-            batch.ts[keep],
-            clock[keep],
-            batch.key[keep],
-            batch.tenant[keep],
-            kept,
-            0,
-            len(keep),
+        graces = self._graces
+        self._open.used, behind, skewed, graces.news = fold_rows(
+            batch.ts[kept],
+            clock[kept],
+            batch.key[kept],
+            batch.tenant[kept],
+            sums[kept],
             self._edge,
+            (graces.tenants, graces.heard, graces.news),
             self._open.arena,
             self._open.keys,
             self._open.slots,
@@ -256,17 +313,85 @@ class Pipeline:
         self.counters["late"] += behind
         self.counters["skewed"] += skewed
         self.counters["other"] += self._cells.fold(batch, clock, sums, keep, self._edge * SLICE // HOUR)
-        self.counters["usd"] += int(kept[:, USD].sum())
-        self.counters["guessed_usd"] += int(kept[:, GUESSED].sum())
+        self.counters["usd"] += int(sums[kept, USD].sum())
+        self.counters["guessed_usd"] += int(sums[kept, GUESSED].sum())
+        unmetered, forgotten = self.meters.add(batch, clock, sums, keep)
+        self.counters["unmetered"] += unmetered
+        self.counters["forgotten_session"] += forgotten
 
     def _pass_to(self, edge: int, output: Output) -> None:
         """Close every slice before `edge`, and say what was used where a minute ends on the way."""
         before = self._edge
+        self._make_room(edge, output)
         self._close_before(edge, output)
         if before != NEVER and edge * SLICE // MINUTE > before * SLICE // MINUTE:
             said = self._cells.take(edge * SLICE // HOUR)
+            minute = edge * SLICE // MINUTE * MINUTE
             if len(said):
-                output.usage.append(self._rollup(said, edge * SLICE // MINUTE * MINUTE))
+                output.usage.append(self._rollup(said, minute))
+            names = self._names
+            reading = self.meters.reading(
+                self._partition, minute, names.tenants.names, names.features.names, names.models.names
+            )
+            if reading is not None:
+                output.readings.append(reading)
+            if minute // HOUR > before * SLICE // HOUR:
+                self.meters.tidy(minute)
+
+    def _make_room(self, edge: int, output: Output) -> None:
+        """At the end of every minute up to `edge`, forget who need not be known any more (see Rows)."""
+        if self._edge == NEVER:
+            return
+        minute, last = self._edge * SLICE // MINUTE + 1, edge * SLICE // MINUTE
+        for end in range(minute * MINUTE, (last + 1) * MINUTE, MINUTE):
+            if not self._rows.crowded:
+                break
+            self._close_before(end // SLICE, output)
+            self._forget_keys(end)
+        if minute <= last:
+            self._forget_tenants(last * MINUTE)
+
+    def _forget_keys(self, now: Ms) -> None:
+        """The rows are as if nobody had ever been in them; who comes again before they are handed back is in his own."""
+        watched = np.array([row for d in self._detectors for row in d.watched()], np.int32)
+        rows = self._rows.forget_keys(now, watched)
+        self._keys.forget(rows)
+        self.meters.forget_keys(rows)
+        for detector in self._detectors:
+            detector.forget(rows)
+        self.counters["evicted"] += len(rows)
+        _leave(self._names.keys, rows)
+
+    def _forget_tenants(self, now: Ms) -> None:
+        rows = self._rows.forget_tenants(now, self._tenant_of)
+        if len(rows):
+            self._tenants.forget(rows)
+            self._graces.forget(rows)
+            self.meters.forget_tenants(rows)
+        _leave(self._names.tenants, rows)
+
+    def _with_room(self, batch: Batch, clock: I64, calls: NDArray[np.intp]) -> Batch:
+        """The batch in which calls that found no room for their new key are their tenant's other keys'."""
+        beyond = self._rows.hear(batch, clock, calls)
+        if not beyond.any():
+            return batch
+        _leave(self._names.keys, batch.key[calls[beyond]])
+        key = batch.key.copy()
+        for tenant in np.unique(batch.tenant[calls[beyond]]).tolist():
+            mine = calls[beyond & (batch.tenant[calls] == tenant)]
+            key[mine] = self._names.keys.row(self._names.tenants.names[tenant][0], OTHER_KEYS)
+        batch = replace(batch, key=key)
+        self._grow(batch)
+        self._rows.hear_of_others(batch, clock, calls, beyond)
+        self.counters["other_key"] += int(beyond.sum())
+        return batch
+
+    def _hand_back(self, keys: I32, tenants: I32) -> None:
+        """Only rows that stand for nobody are idle: of who was forgotten and did not come again, or was never let in."""
+        _leave(self._names.keys, keys)
+        _leave(self._names.tenants, tenants)
+        of_keys, of_tenants = self._rows.unknown(self._names.keys.idle, self._names.tenants.idle)
+        self._names.keys.idle, self._names.tenants.idle = of_keys, of_tenants
 
     def _rollup(self, cells: I64, clock: Ms) -> Rollup:
         keys, key = used(self._names.keys.names, cells[:, WHO] >> 32)
@@ -282,56 +407,118 @@ class Pipeline:
         """Close every slice before `edge`; slices in which nothing can happen are jumped over."""
         if self._edge == NEVER:
             self._edge = edge
+        if self._edge >= edge:
+            return
+        lowered = self._graces.follow(self._edge)
         while self._edge < edge:
-            if not any(len(d.watched()) for d in self._detectors):
-                first = self._open.first_slot()
-                self._edge = edge if first is None else min(edge, max(self._edge, first))
+            if not len(lowered) and not any(len(d.watched()) for d in self._detectors):
+                self._edge = self._open.next_due(self._tenant_of, self._graces, self._edge, edge)
                 if self._edge == edge:
                     return
-            self._close(self._edge, output)
+            self._close(self._edge, lowered, output)
+            lowered = lowered[:0]
             self._edge += 1
 
-    def _close(self, slot: int, output: Output) -> None:
-        keys, sums = self._open.take(slot)
-        self._keys.add(keys, sums, slot)
-        self._tenants.add(self._tenant_of[keys], sums, slot)
-        watched = np.array(sorted({int(row) for d in self._detectors for row in d.watched()}), np.int32)
-        judged = np.concatenate([keys, watched[~np.isin(watched, keys)]]) if len(watched) else keys
-        pane = pane_of(self._keys, slot, judged, self._tenant_of[judged], sums)
-        for detector in self._detectors:
-            said = detector.judge(pane, self._names.keys.names)
-            output.signals += (replace(signal, partition=self._partition, config=self._config) for signal in said)
-        output.pulses.append(self._pulse(slot, keys, sums))
+    def _close(self, slot: int, lowered: I64, output: Output) -> None:
+        """Close the partition's `slot`: one slice of every tenant that does not wait, and a second of those to be lowered."""
+        watched = self._watched()
+        keys, slots, sums = self._judge(slot, watched, output)
+        burning = self._burning()
+        if len(lowered):
+            self._graces.lower(lowered)
+            second = self._judge(slot, watched[np.isin(self._tenant_of[watched], lowered)], output)
+            keys, slots = np.concatenate([keys, second[0]]), np.concatenate([slots, second[1]])
+            sums = np.concatenate([sums, second[2]])
+            burning |= self._burning()
+        output.close(self._pulse(slot, keys, slots, sums, burning))
         self._late.clear()
 
-    def _pulse(self, slot: int, keys: I32, sums: I64) -> Pulse:
+    def _judge(self, slot: int, watched: I64, output: Output) -> tuple[I32, I64, I64]:
+        """One pane: what closes together with the partition's `slot`, and the `watched` of tenants that do not wait.
+
+        Returns what was open of it: keys, each with its slice and sums.
+        """
+        keys, slots, sums = self._open.take(self._tenant_of, self._graces, slot)
+        self._keys.add(keys, sums, slots)
+        self._tenants.add(self._tenant_of[keys], sums, slots)
+        judged, starts = keys, slots
+        if len(watched):
+            quiet = watched[~np.isin(watched, keys)].astype(np.int32)
+            closing, floor = self._graces.closing(self._tenant_of[quiet], slot)
+            judged = np.concatenate([keys, quiet[closing >= floor]])
+            starts = np.concatenate([slots, closing[closing >= floor]])
+        pane = pane_of(self._keys, starts, judged, self._tenant_of[judged], sums)
+        for detector in self._detectors:
+            said = detector.judge(pane, self._names.keys.names)
+            said.sort(key=lambda signal: (signal.tenant, signal.key_id))
+            output.signals += (replace(signal, partition=self._partition, config=self._config) for signal in said)
+        return keys, slots, sums
+
+    def _watched(self) -> I64:
+        return np.array(sorted({int(row) for d in self._detectors for row in d.watched()}), np.int64)
+
+    def _burning(self) -> set[int]:
+        """What still burned when it was last judged; a key whose tenant waits burns on until then."""
+        return {int(row) for d in self._detectors for row in d.burning()}
+
+    def _pulse(self, slot: int, keys: I32, slots: I64, sums: I64, burning: set[int]) -> Pulse:
         late = np.concatenate(self._late) if self._late else np.empty((0, 3), np.int64)
-        dearest = keys[np.argsort(-sums[:, USD], kind="stable")[:DEAREST]] if len(keys) > DEAREST else keys
-        shown = np.array(sorted({*dearest.tolist(), *(int(row) for d in self._detectors for row in d.watched())}), np.int64)
-        burning = sorted({int(row) for d in self._detectors for row in d.burning()})
-        tenants = np.unique(self._tenant_of[keys]).astype(np.int64)
+        watched = self._watched()
+        newest, _ = self._graces.closing(self._tenant_of[watched], slot)
+        shown = np.isin(keys, watched)
+        shown[_dearest(sums[:, USD], self._rows.keys["call"][keys])] = True
+        told = np.concatenate([keys[shown], watched])
+        spent = np.bincount((slot - slots) * self._tenants.rows + self._tenant_of[keys])
+        behind, tenant = np.divmod(np.flatnonzero(spent), self._tenants.rows)
+        names = self._names.keys.names
         return Pulse(
             partition=self._partition,
             clock=(slot + 1) * SLICE,
             covered=self._covered,
             counters=dict(self.counters),
-            tenants=_slots(self._tenants, self._names.tenants.names, tenants, slot, late[:, ::2]),
-            keys=_slots(
-                self._keys, self._names.keys.names, shown, slot, late[np.isin(late[:, 1], shown), 1:] if len(late) else late
+            tenants=_slots(
+                self._tenants,
+                self._names.tenants.names,
+                np.concatenate([np.stack([tenant, slot - behind], 1), late[:, ::2]]),
+                lambda tenants: self._graces.tenants["grace"][tenants],
             ),
-            burning=tuple((n[0], n[1]) for n in (self._names.keys.names[b] for b in burning)),
+            keys=_slots(
+                self._keys,
+                names,
+                np.concatenate(
+                    [np.stack([told, np.concatenate([slots[shown], newest])], 1), late[np.isin(late[:, 1], told), 1:]]
+                ),
+                lambda keys: self._graces.tenants["grace"][self._tenant_of[keys]],
+            ),
+            burning=tuple((n[0], n[1]) for n in (names[row] for row in sorted(burning))),
         )
 
 
-def pane_of(meter: Meter, slot: int, keys: I32, tenants: I32, sums: I64) -> Pane:
-    """The pane of a slice that the meter has: `sums` is of the first of `keys`, row by row; the others spent nothing."""
+def _dearest(usd: I64, call: I64) -> NDArray[np.intp]:
+    """Which keys of a pane were the dearest; of those that cost the same, the ones whose last call came first."""
+    if len(usd) <= DEAREST:
+        return np.arange(len(usd))
+    least = np.partition(usd, -DEAREST)[-DEAREST]
+    dearer, tied = np.flatnonzero(usd > least), np.flatnonzero(usd == least)
+    return np.concatenate([dearer, tied[np.argsort(call[tied])[: DEAREST - len(dearer)]]])
+
+
+def _leave(names: Reused, rows: I32) -> None:
+    """Perhaps nobody needs these rows any more."""
+    if len(rows):
+        names.idle = np.concatenate([names.idle, rows])
+
+
+def pane_of(meter: Meter, slots: I64, keys: I32, tenants: I32, sums: I64) -> Pane:
+    """The pane of slices, one for each key, that the meter has: `sums` is of the first of `keys`, row by row; the others
+    spent nothing."""
     spent = np.zeros((len(keys), MEASURES), np.int64)
     spent[: len(sums)] = sums
     cost, guessed = spent[:, USD] + spent[:, LATE_USD], spent[:, GUESSED] + spent[:, LATE_GUESSED]
-    windows, recent = meter.windows(keys, slot)
+    windows, recent = meter.windows(keys, slots)
     recent[:, 0] = cost
     return Pane(
-        start=np.full(len(keys), slot * SLICE),
+        start=slots * SLICE,
         key=keys,
         tenant=tenants,
         cost=cost,
@@ -339,33 +526,11 @@ def pane_of(meter: Meter, slot: int, keys: I32, tenants: I32, sums: I64) -> Pane
         late=spent[:, LATE],
         windows=windows,
         recent=recent,
-        onset=lambda i, window, rate: meter.onset(int(keys[i]), slot, window, rate),
+        onset=lambda i, window, rate: meter.onset(int(keys[i]), int(slots[i]), window, rate),
     )
 
 
-def _sums(batch: Batch, cost: I64, guessed: NDArray[np.bool_]) -> I64:
-    """What each call adds to its slot: rows x MEASURES."""
-    sums = np.zeros((len(batch), MEASURES), np.int64)
-    known = {
-        c: np.where(getattr(batch, c) == ABSENT, 0, getattr(batch, c))
-        for c in ("cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
-    }
-    sums[:, USD] = cost
-    sums[:, GUESSED] = np.where(guessed, cost, 0)
-    columns: tuple[I64 | I32, ...] = (
-        np.ones(len(batch), np.int64),
-        batch.input_tokens - known["cached_input_tokens"] - known["cache_write_tokens"],
-        known["cached_input_tokens"],
-        known["cache_write_tokens"],
-        batch.output_tokens,
-        known["reasoning_tokens"],
-    )
-    for c, column in enumerate(columns, FIRST_COUNT):
-        sums[:, c] = column
-    return sums
-
-
-def _slots(meter: Meter, names: Names, rows: I64, slot: int, late: I64) -> Slots:
-    """The absolute values of what changed: this slice's slot of every ring for `rows`, and the (row, slot) of `late`."""
-    used, *columns = changed_slots(meter.usd, meter.counts, meter.head, rows, slot, late)
-    return Slots(tuple(names[row] for row in used.tolist()), *columns)
+def _slots(meter: Meter, names: Names, touched: I64, grace: Callable[[I64], I64]) -> Slots:
+    """The absolute values of what changed: for each (row, 5-s slot) of `touched` the slots of every ring."""
+    used, entity, ring, slot, usd, counts = changed_slots(meter.usd, meter.counts, meter.head, touched)
+    return Slots(tuple(names[row] for row in used.tolist()), entity, ring, slot, usd, counts, grace(used).astype(np.int8))

@@ -16,7 +16,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from detectors.base import Names
-from schemas.batch import I64, SERVICE_TIERS, Batch, Ms
+from schemas.batch import I64, RESPONSE_CACHE, SERVICE_TIERS, Batch, Ms
 from schemas.prices import PriceEntry
 from stream.classes import classes
 from stream.families import family_maximum
@@ -93,7 +93,10 @@ class PriceBook:
         self.version = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def cost(self, batch: Batch, models: Names) -> tuple[I64, NDArray[np.bool_]]:
-        """Nano-dollars per call, and whether its price is guessed. `models[row]` is (provider or "", model)."""
+        """Nano-dollars per call, and whether its price is guessed. `models[row]` is (provider or "", model).
+
+        What a gateway's own cache answered cost nothing, whatever tokens it reports.
+        """
         new = [self._sheet(provider, model) for provider, model in models[len(self._sheets) :]]
         if new:
             self._sheets = np.append(self._sheets, new)
@@ -109,6 +112,8 @@ class PriceBook:
             cost,
             guessed,
         )
+        answered = batch.response_cache == RESPONSE_CACHE.index("hit")
+        cost[answered], guessed[answered] = 0, False
         return cost, guessed
 
     def _sheet(self, provider: str, model: str) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
 from actions.context import in_context
 from actions.deliver import Courier
-from actions.incidents import REOPENS, Book, Changes
+from actions.incidents import ALL_ON_TIME, REOPENS, Book, Changes
 from actions.ledger import Busy, Deposed, Fate, Ledger
 from actions.usage import Anew, Used, holds_more, used
 from schemas.batch import Ms
@@ -102,10 +102,17 @@ class Responder:
         self._write("hear", now)
 
     def pane(
-        self, partition: int, start: Ms, burning: Collection[tuple[str, str]], now: Ms, position: int | None = None
+        self,
+        partition: int,
+        start: Ms,
+        burning: Collection[tuple[str, str]],
+        now: Ms,
+        position: int | None = None,
+        behind: Mapping[str, Ms] = ALL_ON_TIME,
     ) -> None:
-        """A pane that began at `start` has closed; `burning` still burned in it, as far as this part of it says."""
-        self._book.pane(partition, start, burning, now)
+        """A pane that began at `start` has closed, for the tenants that are `behind` one that began so much earlier;
+        `burning` still burned in it, as far as this part of it says."""
+        self._book.pane(partition, start, burning, now, behind)
         self._reached(position)
         self._write("pane", now)
 

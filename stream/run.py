@@ -86,8 +86,11 @@ class Run:
         """Read a file for the baselines only: its signals are dropped, nothing is acted on."""
         reader = LineReader(self._assembly.decoder)
         for batch in read_file(history, reader):
-            for pulse in self._assembly.pipeline.feed(batch).pulses:
+            output = self._assembly.pipeline.feed(batch)
+            for pulse in output.pulses:
                 self._tenants.fold(pulse)
+            for reading in output.readings:
+                self._tenants.readings.fold(reading)
             self._quarantine.keep(reader.quarantined)
         self._assembly.pipeline.count_from_here()
         counters = self._assembly.pipeline.counters
@@ -179,10 +182,10 @@ class Run:
         self._quarantine.keep(reader.quarantined)
 
     def _respond(self, output: Output) -> None:
-        for pulse in output.pulses:
-            self._tenants.fold(pulse)
         self._count(output.usage)
-        respond(output.in_order(), self._duty.responder, wall())
+        for reading in output.readings:
+            self._tenants.readings.fold(reading)
+        respond(output.in_order(), self._duty.responder, self._tenants, wall())
         self._duty.tell()
 
     def _begin_counting(self) -> None:
@@ -203,6 +206,10 @@ class Run:
             f"summary    {live['unique']} calls, {usd(live['usd'])} spent; {live['duplicate']} duplicates,"
             f" {live['late']} late, {live['skewed']} ahead of the clock, {self._quarantine.kept} lines quarantined"
         )
+        if live["evicted"] or live["other_key"]:
+            self._say(
+                f"keys       {live['evicted']} forgotten, {live['other_key']} calls of others for which there was no room"
+            )
         if self._progress is not None and self._progress.restored:
             calls, spent, refused = self._progress.total()
             self._say(

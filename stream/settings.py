@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as Unparsed
 
 from schemas.policy import Policy
+from stream.rows import MOST_KEYS
 
 
 class SettingsError(ValueError):
@@ -229,8 +230,26 @@ class WorkerSettings(FromEnvironment):
     instance: str | None = None
     session_timeout_s: Annotated[float, Field(ge=6, le=300)] = 30.0
     checkpoint_s: Annotated[float, Field(gt=0, le=300)] = 5.0
+    checkpoint_mb_s: Annotated[float, Field(gt=0, le=10_000)] = 10.0
+    """Megabytes a second that go into the topic of state, on average; half of `stuck_s` is the longest it waits for that."""
     stuck_s: Annotated[float, Field(ge=10)] = 120.0
+    keys: Annotated[int, Field(ge=1_000, le=10_000_000)] = MOST_KEYS
+    """Keys that a partition keeps (see stream/rows.py); the same for all workers of a group."""
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 9464
+
+    @property
+    def longest_s(self) -> float:
+        """Between two rounds of checkpoints: a round may take as long again before the worker counts as stuck."""
+        return self.stuck_s / 2
+
+    @model_validator(mode="after")
+    def _saved_before_stuck(self) -> Self:
+        if self.checkpoint_s > self.longest_s:
+            raise ValueError(
+                f"BURNGUARD_WORKER_CHECKPOINT_S: {self.checkpoint_s:g} is more than half of BURNGUARD_WORKER_STUCK_S"
+                f" ({self.stuck_s:g}): a worker that only waits would count as stuck"
+            )
+        return self
 
 
 class IntakeSettings(FromEnvironment):

@@ -25,11 +25,14 @@ BLOCK_BYTES = 4 << 20
 AROUND = 50
 """Lines before and after a line whose median `ts` is its clock: 101 in all."""
 
-KINDS = {"I8": np.int8, "I32": np.int32, "I64": np.int64, "U64": np.uint64}
+KINDS = {"I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64, "U64": np.uint64}
 HELD = {column.name: KINDS[str(column.type)] for column in fields(Batch)}
 """The columns of a batch and their types."""
-LATER = ("feature", "operation")
-"""The columns that a batch of an older checkpoint lacks: nothing was named."""
+LATER = {
+    **dict.fromkeys(("feature", "operation", "user", "address", "session", "fingerprint"), 0),
+    **dict.fromkeys(("attempt", "status", "latency_ms", "fallback", "response_cache"), ABSENT),
+}
+"""The columns that a batch of an older checkpoint lacks, and what they then hold: nothing was said."""
 
 
 class BrokenFile(Exception):
@@ -73,29 +76,32 @@ class LineReader:
         self._long: LongLine | None = None
         self._line = 0
 
-    def read(self, block: bytes, clock: Ms = ABSENT) -> Batch:
-        """The calls of all lines that this block completes; `clock` is the time of receipt, ABSENT for a file."""
+    def read(self, block: bytes, clock: Ms = ABSENT, held: Batch | None = None) -> Batch:
+        """The calls of all lines that this block completes; `clock` is the time of receipt, ABSENT for a file.
+
+        `held` are calls that were read before and are not folded yet.
+        """
         if self._long is not None:
             piece, newline, block = block.partition(b"\n")
             self._long.add(piece)
             if newline:
                 self._refuse(self._long, 1)
-        held = self._rest + block
-        end = held.rfind(b"\n") + 1
-        batch = self._decode(held[:end], clock)
-        self._rest = held[end:]
+        whole = self._rest + block
+        end = whole.rfind(b"\n") + 1
+        batch = self._decode(whole[:end], clock, held)
+        self._rest = whole[end:]
         if len(self._rest) > MAX_LINE + 1:
             self._long = LongLine()
             self._long.add(self._rest)
             self._rest = b""
         return batch
 
-    def finish(self, clock: Ms = ABSENT) -> Batch:
+    def finish(self, clock: Ms = ABSENT, held: Batch | None = None) -> Batch:
         """The last line, which may lack its newline."""
         if self._long is not None:
             self._refuse(self._long, 0)
         rest, self._rest = self._rest, b""
-        return self._decode(rest, clock)
+        return self._decode(rest, clock, held)
 
     def snapshot(self) -> Snapshot:
         """Where to go on reading: at the unfinished line. Callers take `quarantined` first."""
@@ -111,11 +117,11 @@ class LineReader:
         self._line += newline
         self._long = None
 
-    def _decode(self, complete: bytes, clock: Ms) -> Batch:
+    def _decode(self, complete: bytes, clock: Ms, held: Batch | None) -> Batch:
         lines = split(complete, self.position)
         if clock != ABSENT:
             lines = replace(lines, clock=np.full(len(lines.start), clock))
-        batch, refused = self._decoder.decode(lines, self._line)
+        batch, refused = self._decoder.decode(lines, self._line, held=held)
         self.quarantined += refused
         self.position += len(complete)
         self._line += complete.count(b"\n")
@@ -140,6 +146,11 @@ class FileClock:
     def finish(self) -> Batch | None:
         return None if self._held is None else self._emit(len(self._held))
 
+    @property
+    def held(self) -> Batch | None:
+        """The calls that it has not returned yet."""
+        return None if self._held is None else self._held.rows(self._done, len(self._held))
+
     def snapshot(self) -> Snapshot:
         held = {} if self._held is None else {c.name: getattr(self._held, c.name) for c in fields(Batch)}
         return joined(held=held) | of_numbers(done=self._done, clock=self._clock)
@@ -148,7 +159,8 @@ class FileClock:
         """Raises BadCheckpoint."""
         held = part(snapshot, "held")
         if held:
-            held |= {name: np.zeros(len(held["ts"]), HELD[name]) for name in LATER if "ts" in held and name not in held}
+            lacking = {name: value for name, value in LATER.items() if "ts" in held and name not in held}
+            held |= {name: np.full(len(held["ts"]), value, HELD[name]) for name, value in lacking.items()}
             alike(held, *HELD)
         self._held = Batch(*(array(held, name, kind) for name, kind in HELD.items())) if held else None
         self._done, self._clock = number(snapshot, "done"), number(snapshot, "clock")
@@ -203,12 +215,12 @@ def first_line(path: Path) -> str:
 def read_on(file: BinaryIO, reader: LineReader, clock: FileClock) -> Iterator[Batch]:
     """The calls of all finished lines from here on, but the last ones. Raises OSError, BrokenFile."""
     while block := file.read(BLOCK_BYTES):
-        yield clock.feed(reader.read(block))
+        yield clock.feed(reader.read(block, held=clock.held))
 
 
 def read_out(reader: LineReader, clock: FileClock) -> Iterator[Batch]:
     """The last calls of a file: its unfinished line, and those whose followers the clock was waiting for."""
-    yield clock.feed(reader.finish())
+    yield clock.feed(reader.finish(held=clock.held))
     last = clock.finish()
     if last is not None:
         yield last

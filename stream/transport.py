@@ -48,6 +48,8 @@ MAX_GROUPS = 4
 """Groups of batches in one message: a few MB, which the pipeline folds in some 30 ms."""
 FETCH_BYTES = 4 << 20
 FETCH_WAIT_MS = 500
+READ_BACK_WAIT_MS = 10
+"""State is read to its end, where a fetch ahead waits for more, and the next partition's first fetch for that one."""
 STATE_WAIT_S = 60.0
 FENCED = (CommitFailedError, IllegalStateError, UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressError)
 """How a broker, or aiokafka itself, says that a commit comes from a member that is no more."""
@@ -278,7 +280,10 @@ class Topics:
         )
         await self._producer.start()
         self._reader = AIOKafkaConsumer(
-            **self._kafka.client(), enable_auto_commit=False, max_partition_fetch_bytes=FETCH_BYTES
+            **self._kafka.client(),
+            enable_auto_commit=False,
+            max_partition_fetch_bytes=FETCH_BYTES,
+            fetch_max_wait_ms=READ_BACK_WAIT_MS,
         )
         await self._reader.start()
         self._admin = AIOKafkaAdminClient(**self._kafka.client())
@@ -320,6 +325,21 @@ class Topics:
         finally:
             self._reader.unsubscribe()
 
+    async def read_records(self, partition: int, offsets: Sequence[int]) -> dict[int, bytes]:
+        """The records of the partition's state at these offsets (ascending) by offset, without those that are gone."""
+        if not offsets:
+            return {}
+        tp = TopicPartition(self._kafka.state_topic, partition)
+        self._reader.assign([tp])
+        self._reader.seek(tp, offsets[0])
+        _, end = await self.bounds(self._kafka.state_topic, partition)
+        try:
+            with asking():
+                reading = _at_offsets(self._reader, tp, frozenset(offsets), min(end, offsets[-1] + 1))
+                return await asyncio.wait_for(reading, STATE_WAIT_S)
+        finally:
+            self._reader.unsubscribe()
+
     async def delete_state(self, partition: int, before: int) -> None:
         """Delete the records of the partition's state before an offset."""
         tp = TopicPartition(self._kafka.state_topic, partition)
@@ -335,6 +355,15 @@ async def _collect(consumer: AIOKafkaConsumer, tp: TopicPartition, pointer: Poin
             if (generation, number) == (pointer.generation, pointer.number):
                 found[chunk] = record.value
     return [found[chunk] for chunk in sorted(found)]
+
+
+async def _at_offsets(consumer: AIOKafkaConsumer, tp: TopicPartition, offsets: frozenset[int], end: int) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    while await consumer.position(tp) < end:
+        for record in _flat((await consumer.getmany(tp, timeout_ms=1_000)).values()):
+            if record.offset in offsets:
+                found[record.offset] = record.value
+    return found
 
 
 def _flat(batches: Iterable[list[Any]]) -> Iterable[Any]:

@@ -7,23 +7,27 @@ from numba import njit
 
 from schemas.batch import I32, I64, RECENT, SLICE, WINDOWS, Ms
 from schemas.snapshot import BadCheckpoint, Snapshot, alike, array
+from stream.grace import ERA, MOST, Graces, note_call, own_edge
+from stream.measures import COUNTS, FIRST_COUNT, GUESSED, OF_A_SLICE, USD
 
 MINUTE: Ms = 60_000
 HOUR: Ms = 3_600_000
+DAY: Ms = 86_400_000
 SPANS = np.array([SLICE, MINUTE, HOUR])
 LENGTHS = np.array([12, 60, 24])
 BASES = np.array([0, 12, 72])
 SLOTS = int(LENGTHS.sum())
-COUNTS = ("calls", "fresh", "cached", "cache_write", "output", "reasoning")
-"""What a slot counts beside its nano-dollars."""
-USD, GUESSED, LATE, LATE_USD, LATE_GUESSED, FIRST_COUNT = range(6)
-MEASURES = FIRST_COUNT + len(COUNTS)
-"""What an open pane sums per key; calls that came after their own slice had closed only count as LATE."""
+LATE, LATE_USD, LATE_GUESSED = range(OF_A_SLICE, OF_A_SLICE + 3)
+MEASURES = OF_A_SLICE + 3
+"""What an open pane sums per key: OF_A_SLICE; calls that came after their own slice had closed only count as LATE."""
+BEFORE = [*range(2), *range(5, 11), *range(2, 5)]
+"""Where in the arena of checkpoints before 2026-11-24 each of these stood."""
 NEVER = -(2**60)
 U32_MAX = 2**32 - 1
-OPEN_SLOTS = 16
 AHEAD: Ms = 60_000
 """A call further ahead of the clock than this is counted at the clock."""
+OPEN_SLOTS = MOST + 2 + AHEAD // SLICE
+"""From the slice of a tenant that waits longest to the one of a call that is furthest ahead."""
 
 
 @njit(cache=True)
@@ -43,18 +47,16 @@ def slot_of(usd, counts, head, row, ring, index):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True)
-def changed_slots(usd, counts, head, rows, slot, late):  # type: ignore[no-untyped-def]
-    """The slots of every ring that 5-s slot `slot` of `rows` and the (row, 5-s slot) of `late` have touched, once each.
+def changed_slots(usd, counts, head, touched):  # type: ignore[no-untyped-def]
+    """The slots of every ring that the (row, 5-s slot) of `touched` have changed, once each.
 
     Returns (rows, entity, ring, index, usd, counts) sorted by row, ring and index; `entity` is a place in `rows`. What a
     ring no longer reaches is left out.
     """
-    places = np.empty((len(rows) + len(late)) * 3, np.int64)
-    for i in range(len(rows) + len(late)):
-        row = rows[i] if i < len(rows) else late[i - len(rows), 0]
-        touched = slot if i < len(rows) else late[i - len(rows), 1]
+    places = np.empty(len(touched) * 3, np.int64)
+    for i in range(len(touched)):
         for ring in range(3):
-            places[3 * i + ring] = (row * 3 + ring) << 32 | touched * SLICE // SPANS[ring]
+            places[3 * i + ring] = (touched[i, 0] * 3 + ring) << 32 | touched[i, 1] * SLICE // SPANS[ring]
     places.sort()
     used = np.empty(len(places), np.int64)
     entity = np.empty(len(places), np.int32)
@@ -81,12 +83,12 @@ def changed_slots(usd, counts, head, rows, slot, late):  # type: ignore[no-untyp
 
 
 @njit(cache=True)
-def add_rows(usd, counts, head, rows, sums, slot):  # type: ignore[no-untyped-def]
-    """Add each row's sums of one slice (5-s slot `slot`) to its three rings; u32 counts saturate."""
+def add_rows(usd, counts, head, rows, sums, slots):  # type: ignore[no-untyped-def]
+    """Add each row's sums of one slice (5-s slot `slots[i]`) to its three rings; u32 counts saturate."""
     for i in range(len(rows)):
         row = rows[i]
         for ring in range(3):
-            column = slot_of(usd, counts, head, row, ring, slot * SLICE // SPANS[ring])
+            column = slot_of(usd, counts, head, row, ring, slots[i] * SLICE // SPANS[ring])
             if column >= 0:
                 usd[row, column] += sums[i, USD]
                 for c in range(len(COUNTS)):
@@ -118,13 +120,13 @@ def _sum_back(usd, head, row, ring, index, slots):  # type: ignore[no-untyped-de
 
 
 @njit(cache=True)
-def sum_windows(usd, head, rows, slot, windows, recent):  # type: ignore[no-untyped-def]
-    """Fill `windows` and `recent` (rows x 5): whole slots ending with 5-s slot `slot`."""
+def sum_windows(usd, head, rows, slots, windows, recent):  # type: ignore[no-untyped-def]
+    """Fill `windows` and `recent` (rows x 5): whole slots ending with 5-s slot `slots[i]`."""
     for i in range(len(rows)):
         row = rows[i]
         for w in range(len(WINDOWS)):
-            windows[i, w] = _window(usd, head, row, slot, WINDOWS[w])
-            recent[i, w] = _window(usd, head, row, slot, RECENT[w])
+            windows[i, w] = _window(usd, head, row, slots[i], WINDOWS[w])
+            recent[i, w] = _window(usd, head, row, slots[i], RECENT[w])
 
 
 @njit(cache=True)
@@ -136,29 +138,34 @@ def _window(usd, head, row, slot, window):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def fold_rows(ts, clock, key, tenant, sums, lo, hi, edge, arena, keys, slots, used, index, key_rings, tenant_rings, late):  # type: ignore[no-untyped-def]
-    """Fold calls lo..hi-1 (one clock edge) into the open panes; late ones straight into their own slots.
+def fold_rows(ts, clock, key, tenant, sums, edge, graces, arena, keys, slots, used, index, key_rings, tenant_rings, late):  # type: ignore[no-untyped-def]
+    """Fold calls (of one clock edge) into the open panes; late ones straight into their own slots.
 
-    `late` (rows x 3: tenant, key, slot) names what changed behind the edge. Returns (rows used, late, skewed).
+    `graces` are the tenants' columns, `heard` and `news` of `note_call`. `late` (rows x 3: tenant, key, slot) names what
+    changed behind its tenant's edge. Returns (rows used, late, skewed, news).
     """
+    tenants, heard, news = graces
+    era = edge // ERA
     behind = 0
     skewed = 0
-    for i in range(lo, hi):
+    for i in range(len(ts)):
         at = ts[i]
         if at > clock[i] + AHEAD:
             at = clock[i]
             skewed += 1
         slot = at // SLICE
-        is_late = slot < edge
+        news = note_call(tenants, tenant[i], max(edge - slot, 0), era, heard, news)
+        own = own_edge(tenants[tenant[i]], edge)
+        is_late = slot < own
         if is_late:
             late[behind, 0] = tenant[i]
             late[behind, 1] = key[i]
             late[behind, 2] = slot
+            row, its_slot = sums[i : i + 1], late[behind : behind + 1, 2]
             behind += 1
-            row = sums[i : i + 1]
-            add_rows(key_rings[0], key_rings[1], key_rings[2], key[i : i + 1], row, slot)
-            add_rows(tenant_rings[0], tenant_rings[1], tenant_rings[2], tenant[i : i + 1], row, slot)
-            slot = edge
+            add_rows(key_rings[0], key_rings[1], key_rings[2], key[i : i + 1], row, its_slot)
+            add_rows(tenant_rings[0], tenant_rings[1], tenant_rings[2], tenant[i : i + 1], row, its_slot)
+            slot = own
         place = index[slot % OPEN_SLOTS, key[i]]
         if place < 0:
             place = used
@@ -172,35 +179,55 @@ def fold_rows(ts, clock, key, tenant, sums, lo, hi, edge, arena, keys, slots, us
             arena[place, LATE_USD] += sums[i, USD]
             arena[place, LATE_GUESSED] += sums[i, GUESSED]
         else:
-            for m in range(MEASURES):
+            for m in range(OF_A_SLICE):
                 arena[place, m] += sums[i, m]
-    return used, behind, skewed
+    return used, behind, skewed, news
 
 
 @njit(cache=True)
-def take_slot(arena, keys, slots, used, index, slot, out_keys, out_sums):  # type: ignore[no-untyped-def]
-    """Move the rows of `slot` out of the arena, by key, and close the gaps. Returns (rows taken, rows left).
+def take_due(arena, keys, slots, used, index, tenant_of, tenants, slot, out_keys, out_slots, out_sums):  # type: ignore[no-untyped-def]
+    """Move the rows that close together with the partition's `slot` out of the arena, by key. Returns (rows taken, left).
 
     By key, because whoever goes through the rings of these keys then meets them in the order in which they lie in memory.
+    The last rows fill the gaps.
     """
     taken = 0
-    places = index[slot % OPEN_SLOTS]
-    for key in range(len(places)):
-        if places[key] >= 0:
+    columns = (slot - np.arange(MOST + 1)) % OPEN_SLOTS
+    for key in range(min(len(tenant_of), index.shape[1])):
+        grace = tenants[tenant_of[key]].grace
+        place = index[columns[grace], key]
+        if place >= 0:
             out_keys[taken] = key
-            out_sums[taken] = arena[places[key]]
-            places[key] = -1
+            out_slots[taken] = slot - grace
+            out_sums[taken] = arena[place]
+            index[columns[grace], key] = -1
+            keys[place] = -1
             taken += 1
-    left = 0
+    gap, last = 0, used - 1
+    while gap <= last:
+        if keys[last] < 0:
+            last -= 1
+        elif keys[gap] >= 0:
+            gap += 1
+        else:
+            arena[gap] = arena[last]
+            keys[gap] = keys[last]
+            slots[gap] = slots[last]
+            index[slots[gap] % OPEN_SLOTS, keys[gap]] = gap
+            last -= 1
+            gap += 1
+    return taken, last + 1
+
+
+@njit(cache=True)
+def next_due(keys, slots, used, tenant_of, tenants, slot, end):  # type: ignore[no-untyped-def]
+    """The first of the partition's slots from `slot` on with which a row closes; `end` where none does before."""
+    first = end
     for place in range(used):
-        if slots[place] != slot:
-            if left != place:
-                arena[left] = arena[place]
-                keys[left] = keys[place]
-                slots[left] = slots[place]
-                index[slots[place] % OPEN_SLOTS, keys[place]] = left
-            left += 1
-    return taken, left
+        first = min(first, slots[place] + tenants[tenant_of[keys[place]]].grace)
+        if first <= slot:
+            return slot
+    return first
 
 
 class Meter:
@@ -225,6 +252,12 @@ class Meter:
             self.counts = enlarged(self.counts, capacity, 0)
             self.head = enlarged(self.head, capacity, NEVER)
 
+    def forget(self, rows: I32) -> None:
+        """Nothing was ever counted in these rows."""
+        self.usd[rows] = 0
+        self.counts[rows] = 0
+        self.head[rows] = NEVER
+
     def snapshot(self) -> Snapshot:
         return {"usd": self.usd[: self.rows], "counts": self.counts[: self.rows], "head": self.head[: self.rows]}
 
@@ -238,15 +271,15 @@ class Meter:
         self.head = array(snapshot, "head", np.int64, 3, room=room)
         self.head[self.rows :] = NEVER
 
-    def add(self, rows: I32, sums: I64, slot: int) -> None:
-        """Add the sums of 5-s slot `slot` (rows x MEASURES) to the rings of `rows`."""
-        add_rows(self.usd, self.counts, self.head, rows, sums, slot)
+    def add(self, rows: I32, sums: I64, slots: I64) -> None:
+        """Add the sums (rows x MEASURES) of each row's 5-s slot to the rings of `rows`."""
+        add_rows(self.usd, self.counts, self.head, rows, sums, slots)
 
-    def windows(self, rows: I32, slot: int) -> tuple[I64, I64]:
-        """Nano-dollars over WINDOWS and over RECENT, ending with 5-s slot `slot`: two arrays, rows x 5."""
+    def windows(self, rows: I32, slots: I64) -> tuple[I64, I64]:
+        """Nano-dollars over WINDOWS and over RECENT, ending with each row's 5-s slot: two arrays, rows x 5."""
         windows = np.empty((len(rows), len(WINDOWS)), np.int64)
         recent = np.empty_like(windows)
-        sum_windows(self.usd, self.head, rows, slot, windows, recent)
+        sum_windows(self.usd, self.head, rows, slots, windows, recent)
         return windows, recent
 
     def spent(self, row: int, slot: int, window: Ms) -> int:
@@ -298,14 +331,16 @@ class OpenPanes:
             self.arena, self.keys, self.slots = (enlarged(a, rows, 0) for a in (self.arena, self.keys, self.slots))
 
     def snapshot(self) -> Snapshot:
-        return {"arena": self.arena[: self.used], "keys": self.keys[: self.used], "slots": self.slots[: self.used]}
+        return {"sums": self.arena[: self.used], "keys": self.keys[: self.used], "slots": self.slots[: self.used]}
 
     def restore(self, snapshot: Snapshot) -> None:
         """Raises BadCheckpoint."""
-        self.arena = array(snapshot, "arena", np.int64, MEASURES)
+        if "arena" in snapshot:
+            snapshot = snapshot | {"sums": array(snapshot, "arena", np.int64, MEASURES)[:, BEFORE]}
+        self.arena = array(snapshot, "sums", np.int64, MEASURES)
         self.keys = array(snapshot, "keys", np.int32)
         self.slots = array(snapshot, "slots", np.int64)
-        alike(snapshot, "arena", "keys", "slots")
+        alike(snapshot, "sums", "keys", "slots")
         if (self.keys < 0).any():
             raise BadCheckpoint("an open pane has a key below 0")
         self.used = len(self.keys)
@@ -313,13 +348,14 @@ class OpenPanes:
         self.index[:] = -1
         self.index[self.slots % OPEN_SLOTS, self.keys] = np.arange(self.used)
 
-    def first_slot(self) -> int | None:
-        """The oldest slice that holds anything."""
-        return int(self.slots[: self.used].min()) if self.used else None
+    def next_due(self, tenant_of: I32, graces: Graces, slot: int, end: int) -> int:
+        """The partition's first slot from `slot` on at which anything closes; `end` where nothing does before."""
+        return int(next_due(self.keys, self.slots, self.used, tenant_of, graces.tenants, slot, end))
 
-    def take(self, slot: int) -> tuple[I32, I64]:
-        """Close slice `slot`: its keys and their sums (rows x MEASURES)."""
-        keys = np.empty(self.used, np.int32)
+    def take(self, tenant_of: I32, graces: Graces, slot: int) -> tuple[I32, I64, I64]:
+        """Close what is due with the partition's `slot`: keys, each with its own slice and sums (rows x MEASURES)."""
+        keys, slots = np.empty(self.used, np.int32), np.empty(self.used, np.int64)
         sums = np.empty((self.used, MEASURES), np.int64)
-        taken, self.used = take_slot(self.arena, self.keys, self.slots, self.used, self.index, slot, keys, sums)
-        return keys[:taken], sums[:taken]
+        open_rows = (self.arena, self.keys, self.slots, self.used, self.index)
+        taken, self.used = take_due(*open_rows, tenant_of, graces.tenants, slot, keys, slots, sums)
+        return keys[:taken], slots[:taken], sums[:taken]

@@ -7,8 +7,10 @@ broker has every chunk of the state and every signal, pulse and refused line tha
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import structlog
 
@@ -17,14 +19,16 @@ from schemas.batch import Ms
 from schemas.prices import PriceEntry
 from schemas.pulse import PULSE, Pulse
 from schemas.quarantine import Quarantined
+from schemas.reading import READING
 from schemas.rollup import USAGE
 from schemas.signals import SIGNAL, Signal
 from stream import metrics
-from stream.checkpoint import Buffer, Checkpoint, Pointer, chunk_key, chunks, compress, pack
-from stream.partition import Away, Fenced, Group, Names, Partition, Topics, load
+from stream.checkpoint import Checkpoint, pack
+from stream.partition import Away, Fenced, Group, Names, Partition, SharedBuffer, Topics, load
 from stream.pipeline import Output
 from stream.records import Fetched
 from stream.responder import STALE
+from stream.rows import MOST_KEYS
 
 log = structlog.get_logger()
 BEHIND_BROKER: Ms = 2_000
@@ -48,17 +52,22 @@ class Worker:
         prices: list[PriceEntry],
         *,
         checkpoint_s: float,
+        keys: int = MOST_KEYS,
+        longest_s: float = math.inf,
+        bytes_s: float = math.inf,
         clock: Callable[[], Ms],
     ) -> None:
         self._group = group
         self._topics = topics
         self._names = names
         self._prices = prices
-        self._checkpoint_s = checkpoint_s
+        self._pause = partial(pause, checkpoint_s, longest_s, bytes_s)
+        self._keys = keys
         self._clock = clock
-        self._buffer = Buffer()
+        self._buffer = SharedBuffer()
         self._loading = asyncio.Lock()
         self._number = 0
+        self._written = 0
         self.partitions: dict[int, Partition] = {}
         self.beat = time.monotonic()
 
@@ -78,7 +87,7 @@ class Worker:
                 return
             before = dict(partition.assembly.pipeline.counters)
             output, refused, again = partition.fold(fetched)
-            metrics.folded(before, partition.assembly.pipeline.counters, len(refused), again)
+            self._count(partition, before, len(refused), again)
             await self._say(partition, output, refused)
 
     async def tick(self) -> None:
@@ -103,7 +112,7 @@ class Worker:
 
     async def checkpoint(self) -> float:
         """One round over all partitions that changed; returns how long to wait until the next, in seconds."""
-        began = time.monotonic()
+        began, before = time.monotonic(), self._written
         for number in sorted(self.partitions):
             partition = self.partitions.get(number)
             if partition is not None and partition.changed:
@@ -113,7 +122,9 @@ class Worker:
                     log.info("fenced", partition=number, said=str(error))
                     metrics.FENCED.inc()
                     self.partitions.pop(number, None)
-        return max(self._checkpoint_s, SHARE * (time.monotonic() - began))
+        wait = self._pause(time.monotonic() - began, self._written - before)
+        metrics.CHECKPOINT_INTERVAL.set(wait)
+        return wait
 
     def stuck(self, limit_s: float) -> str | None:
         """Why this worker does not get on, None where it does. Any thread may ask."""
@@ -141,7 +152,8 @@ class Worker:
                 return kept
             began = time.monotonic()
             try:
-                loaded = await load(number, generation, kept, self._group, self._topics, self._names, self._prices)
+                who = (self._group, self._topics, self._names)
+                loaded = await load(number, generation, kept, *who, self._prices, self._keys, self._buffer)
             except (Fenced, Away) as error:
                 log.info("not loaded", partition=number, said=str(error))
                 return None
@@ -151,6 +163,14 @@ class Worker:
             log.info("loaded", partition=number, next=loaded.next, generation=generation, kept=loaded is kept)
             await self._send(loaded, loaded.assembly.pipeline.present())
             return loaded
+
+    def _count(self, partition: Partition, before: Mapping[str, int], refused: int = 0, again: int = 0) -> None:
+        """Count what a step added, and say where keys were forgotten or found no room."""
+        after = partition.assembly.pipeline.counters
+        metrics.folded(before, after, refused, again)
+        if after["evicted"] > before["evicted"]:
+            evicted, others = (after[name] - before[name] for name in ("evicted", "other_key"))
+            log.warning("evicted", partition=partition.number, keys=evicted, calls_of_other_keys=others)
 
     async def _mend(self, partition: Partition, begin: int) -> bool:
         """Calls before `begin` did not come. True: they are gone, and counted; False: they will be fetched again."""
@@ -171,7 +191,9 @@ class Worker:
         """An idle partition's clock moves only as far as a fetch has seen the log to be empty (design: time)."""
         seen, ahead = self._group.read_to_end(partition.number), self._topics.broker_ahead
         if seen is not None and ahead is not None and partition.next >= seen[1]:
+            before = dict(partition.assembly.pipeline.counters)
             output = partition.assembly.pipeline.advance(seen[0] + ahead - BEHIND_BROKER)
+            self._count(partition, before)
             partition.changes += len(output.signals)
             await self._say(partition, output, [])
         if not partition.changed and not self._lag(partition):
@@ -207,6 +229,9 @@ class Worker:
         for rollup in output.usage:
             for part in rollup.parts():
                 await self._note(partition, self._names.signals, USAGE, part, 0)
+        for reading in output.readings:
+            for part in reading.parts():
+                await self._note(partition, self._names.signals, READING, part, 0)
         for row in refused:
             await self._note(partition, self._names.quarantine, None, row.to_json(), partition.number)
 
@@ -223,32 +248,34 @@ class Worker:
         partition.waiting.append(await self._topics.send(topic, key, value, number))
 
     async def _save(self, partition: Partition) -> None:
-        """Cut, write, wait for every acknowledgement, then commit position and pointer in one step. Raises Fenced."""
+        """Cut, write what changed, wait for every acknowledgement, then commit position and pointer in one step.
+
+        Raises Fenced.
+        """
         began = time.monotonic()
-        await asyncio.to_thread(self._buffer.prepare, partition.assembly.snapshot())
-        async with partition.lock:
-            cut = time.monotonic()
-            generation, next, changes = partition.generation, partition.next, partition.changes
-            waiting = list(partition.waiting)
-            state = Checkpoint(partition.assembly.snapshot(), partition.assembly.config, {"next": next})
-            packed = pack(state, self._buffer)
-            metrics.CHECKPOINT_STALL.observe(time.monotonic() - cut)
-        pieces = chunks(await asyncio.to_thread(compress, packed))
+        async with self._buffer.lock:
+            await asyncio.to_thread(self._buffer.prepare, partition.assembly.snapshot())
+            async with partition.lock:
+                cut = time.monotonic()
+                generation, next, changes = partition.generation, partition.next, partition.changes
+                waiting = list(partition.waiting)
+                state = Checkpoint(partition.assembly.snapshot(), partition.assembly.config, {"next": next})
+                packed = pack(state, self._buffer)
+                metrics.CHECKPOINT_STALL.observe(time.monotonic() - cut)
+            draft = await asyncio.to_thread(partition.state.draft, packed)
         self._number += 1
-        number, keep = self._number, partition.number
-        sent = [
-            await self._topics.send(self._names.state, chunk_key(generation, number, i), piece, keep)
-            for i, piece in enumerate(pieces)
-        ]
-        acks = await asyncio.gather(*sent, *waiting)
-        pointer = Pointer.to(pieces, generation, number, first=acks[0].offset)
-        await self._commit(keep, next, pointer.to_metadata(), generation)
-        partition.pointer, partition.committed, partition.kept_changes = pointer.to_metadata(), next, changes
+        keep, send = partition.number, partial(self._topics.send, self._names.state, partition=partition.number)
+        written = await partition.state.write(draft, generation, self._number, send)
+        self._written += written.bytes
+        await asyncio.gather(*waiting)
+        pointer = written.pointer.to_metadata()
+        await self._commit(keep, next, pointer, generation)
+        partition.pointer, partition.committed, partition.kept_changes = pointer, next, changes
         partition.checkpointed_at = time.monotonic()
-        metrics.checkpointed(pointer.length, time.monotonic() - began)
-        partition.firsts.append(pointer.first)
-        if len(partition.firsts) == 2:
-            await self._clean_up(keep, partition.firsts[0])
+        metrics.checkpointed(written, time.monotonic() - began)
+        needed = partition.state.committed(written)
+        if needed is not None:
+            await self._clean_up(keep, needed)
 
     async def _commit(self, number: int, next: int, metadata: str, generation: int) -> None:
         """Until it is done or the generation is over: an attempt without an answer may be made again. Raises Fenced."""
@@ -268,6 +295,11 @@ class Worker:
     def _lag(self, partition: Partition) -> int:
         end = self._group.end(partition.number)
         return max(0, end - partition.next) if end is not None else 0
+
+
+def pause(least_s: float, longest_s: float, bytes_s: float, took_s: float, written: int) -> float:
+    """Seconds between two rounds of checkpoints, after one that took `took_s` and wrote so many bytes."""
+    return min(max(least_s, SHARE * took_s, written / bytes_s), longest_s)
 
 
 def _utc(at: Ms) -> str:

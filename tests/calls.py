@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from detectors.base import Names
 from detectors.spend import SpendSpike
-from schemas.batch import ABSENT, I64, NANO, SLICE, Batch
+from schemas.batch import ABSENT, I32, I64, NANO, SLICE, Batch
 from stream.dedupe import SeenIds
 from stream.pipeline import Output, Pipeline
 
@@ -19,16 +19,22 @@ Call = tuple[int, int, int, float]
 """clock (Ms after T0), ts (Ms after T0), key, USD"""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Named:
     names: Names
+    idle: I32 = field(default_factory=lambda: np.empty(0, np.int32))
+
+    def row(self, *parts: str) -> int:
+        return list(self.names).index(parts)
 
 
 class Words:
-    """Twenty keys, four to a tenant."""
+    """Twenty keys, four to a tenant; their rows are never another's."""
 
-    tenants = Named([(f"tenant-{n}",) for n in range(5)])
-    keys = Named([(f"tenant-{n // 4}", f"key-{n}") for n in range(20)])
+    def __init__(self) -> None:
+        self.tenants = Named([(f"tenant-{n}",) for n in range(5)])
+        self.keys = Named([(f"tenant-{n // 4}", f"key-{n}") for n in range(20)])
+
     models = Named([("openai", "gpt-4o")])
     features = Named([("",), ("other",), ("search",), ("support",)])
     operations = Named([("",), ("other",), ("chat",)])
@@ -46,6 +52,7 @@ def batch(calls: list[Call], ids: list[int] | None = None) -> Batch:
     n = len(calls)
     clock, ts, key, usd = (np.array([c[i] for c in calls]) for i in range(4)) if n else (np.empty(0),) * 4
     unknown = np.full(n, ABSENT, np.int32)
+    nobody = np.zeros(n, np.uint64)
     return Batch(
         clock=clock.astype(np.int64) + T0,
         position=np.arange(n),
@@ -66,6 +73,15 @@ def batch(calls: list[Call], ids: list[int] | None = None) -> Batch:
         audio_input_tokens=unknown,
         audio_output_tokens=unknown,
         web_search_requests=unknown,
+        attempt=unknown,
+        status=unknown.astype(np.int16),
+        latency_ms=unknown,
+        fallback=unknown.astype(np.int8),
+        response_cache=unknown.astype(np.int8),
+        user=nobody,
+        address=nobody,
+        session=nobody,
+        fingerprint=nobody,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,11 +99,16 @@ class Member:
 
     async def read_state(self, partition: int, pointer: Pointer) -> list[bytes]:
         found = {}
-        for key, value in self._log.records["state", partition][pointer.first :]:
+        first = max(pointer.first, self._log.first["state", partition])
+        for key, value in self._log.records["state", partition][first:]:
             generation, number, chunk = read_chunk_key(key or b"")
             if (generation, number) == (pointer.generation, pointer.number):
                 found[chunk] = value
         return [found[chunk] for chunk in sorted(found)]
+
+    async def read_records(self, partition: int, offsets: Sequence[int]) -> dict[int, bytes]:
+        first, records = self._log.first["state", partition], self._log.records["state", partition]
+        return {offset: records[offset][1] for offset in offsets if first <= offset < len(records)}
 
     async def delete_state(self, partition: int, before: int) -> None:
         self._operate("delete_state")

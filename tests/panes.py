@@ -21,11 +21,12 @@ def judge_spending(detector: PaneDetector, usd: list[float], start: int = START)
     for slot, cost in enumerate(usd, start):
         sums = np.zeros((1, MEASURES), np.int64)
         sums[0, 0] = round(cost * NANO)
+        slots = np.array([slot])
         if cost:
-            meter.add(keys, sums, slot)
+            meter.add(keys, sums, slots)
         elif not len(detector.watched()):
             continue
-        signals += detector.judge(pane_of(meter, slot, keys, keys, sums), [("acme", "key-1")])
+        signals += detector.judge(pane_of(meter, slots, keys, keys, sums), [("acme", "key-1")])
     return signals
 
 

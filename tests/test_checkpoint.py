@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, Protocol
 
 import msgspec
@@ -20,6 +21,7 @@ from schemas.snapshot import BadCheckpoint, Snapshot, joined, part
 from stream.assembly import AFTER_END, Assembly
 from stream.checkpoint import (
     EMPTY,
+    IN_BLOCKS,
     Buffer,
     Checkpoint,
     Pointer,
@@ -36,6 +38,7 @@ from stream.pipeline import Output, Pipeline
 from stream.sources import FileClock, LineReader
 from stream.tenants import TenantMeters
 from tests.calls import T0, Call, batch, pipeline
+from tests.exporters import exporters, flushed
 from tests.panes import START, judge_spending
 from tests.test_pipeline import streams
 
@@ -179,9 +182,18 @@ def test_a_pointer_is_one_short_line_and_other_metadata_is_no_pointer() -> None:
     assert line.startswith("burnguard:1 generation=2147483648 number=1000000000 first=")
     assert len(line) < 200
     assert Pointer.read(line) == pointer
-    for other in ("", EMPTY, line[:-1], line + " ", line.replace(":1", ":2"), "x" * 5000, line.replace("first=", "first=-")):
+    for other in ("", EMPTY, line[:-1], line + " ", line.replace(":1", ":3"), "x" * 5000, line.replace("first=", "first=-")):
         with pytest.raises(BadCheckpoint, match="is not a pointer"):
             Pointer.read(other)
+
+
+def test_an_index_of_blocks_is_not_taken_for_a_whole_checkpoint() -> None:
+    pieces, pointer = written(Checkpoint({"rows": np.arange(9)}, ""))
+    other = replace(pointer, kind=IN_BLOCKS)
+    assert other.to_metadata().startswith("burnguard:2 ")
+    assert Pointer.read(other.to_metadata()) == other
+    with pytest.raises(BadCheckpoint, match="in blocks"):
+        unpack(pieces, other, Buffer())
 
 
 def test_a_chunks_key_says_whose_it_is() -> None:
@@ -236,10 +248,10 @@ def told(said: Output) -> tuple[list[bytes], list[bytes], list[bytes]]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(streams(), st.data())
+@given(st.one_of(streams(), exporters()), st.data())
 def test_going_on_from_a_checkpoint_is_as_never_having_stopped(calls: list[Call], data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(calls)), min_size=1, max_size=3)))
-    ids = data.draw(st.lists(st.integers(1, 40), min_size=len(calls), max_size=len(calls)))
+    ids = [n if n > 40 else data.draw(st.integers(1, 40)) for n in range(len(calls))]
     whole, line = played(batch(calls, ids), [])
     pieces, other = played(batch(calls, ids), cuts)
     assert told(pieces) == told(whole)
@@ -272,11 +284,18 @@ def test_without_one_array_of_the_checkpoint_going_on_is_not_the_same(array: str
     assert told(played(calls, cut, without=array)[0]) != told(whole)
 
 
+def test_without_the_graces_of_the_checkpoint_a_late_tenant_is_not_judged_as_before() -> None:
+    calls = batch(sorted(flushed((0, 300), 30) + flushed((0, 300), 0, key=5)))
+    whole, _ = played(calls, [])
+    assert told(played(calls, [401])[0]) == told(whole)
+    assert told(played(calls, [401], without="grace.tenants")[0]) != told(whole)
+
+
 def test_a_part_that_cannot_start_at_a_default_is_missed_by_name() -> None:
     line = pipeline(SeenIds(16))
     line.feed(batch(HABIT[:10]))
     for name in line.snapshot():
-        if not name.startswith(("spend.", "counters.", "usage.")):
+        if not name.startswith(("spend.", "counters.", "usage.", "grace.", "meters.")):
             with pytest.raises(BadCheckpoint, match=name.rpartition(".")[2]):
                 resumed(line, without=name)
 
@@ -410,10 +429,10 @@ def read_out(data: bytes, cuts: list[int], without: str = "") -> tuple[Any, ...]
         reading.reader.quarantined.clear()
 
     for cut in cuts:
-        feed(reading.clock.feed(reading.reader.read(data[reading.reader.position : cut])))
+        feed(reading.clock.feed(reading.reader.read(data[reading.reader.position : cut], held=reading.clock.held)))
         reading = reading.resumed(without)
-    feed(reading.clock.feed(reading.reader.read(data[reading.reader.position :])))
-    feed(reading.clock.feed(reading.reader.finish()))
+    feed(reading.clock.feed(reading.reader.read(data[reading.reader.position :], held=reading.clock.held)))
+    feed(reading.clock.feed(reading.reader.finish(held=reading.clock.held)))
     feed(reading.clock.finish())
     return (
         *told(said),

@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from schemas.batch import ABSENT, U64
+from schemas.batch import ABSENT, RESPONSE_CACHE, U64
 from schemas.decode import Decoder, Refused, convert, parse, split
 from schemas.scan import FIELDS, MAX_LINE, _perfect_hash, xxh64
 from schemas.usage import UsageEvent, bounds, schema
 from schemas.vocabulary import Vocabulary
+from stream.sources import HELD
 
 GOOD: dict[str, Any] = {
     "event_id": "e-1",
@@ -34,6 +35,7 @@ GOOD: dict[str, Any] = {
 ODD = [
     None, True, False, 0, -0.0, -1, 1, 5.0, 1.5, 999, 1000, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63, 10**400, 1e300,
     4102444800, 4102444801, "", "x", "5", "ok", "standard", "gold", "hit", "ab12", "AB12cd", "0" * 16, "0" * 17, "g",
+    "ABCDEF0123456789", "hit ", "model", "x/gpt-4o", "gpt-4o-2024-08-06", "gpt-4o@1", 0.5, 1.4999, 2**31 - 0.5, 1e12,
     "a" * 256, "a" * 257, "a" * 4096, "a" * 4097, "nul\x00", "tab\t", "del\x7f", "c1\x85", "line\n", "\u202eevil",
     "naïve", "日本", "\U0001f600", [], [1], {}, {"a": {"b": 1}},
 ]  # fmt: skip
@@ -64,6 +66,32 @@ def kept(name: str | None) -> str:
     return "other" if odd else name or ""
 
 
+def hashed(text: str | None) -> int:
+    return xxhash.xxh64_intdigest(text.encode()) if text else 0
+
+
+def mixed(fingerprint: str | None) -> int:
+    """The fingerprint's number through XXH64's avalanche, as its specification writes it."""
+    if fingerprint is None:
+        return 0
+    h = int(fingerprint, 16)
+    h ^= h >> 33
+    h = h * 0xC2B2AE3D27D4EB4F % 2**64
+    h ^= h >> 29
+    h = h * 0x165667B19E3779F9 % 2**64
+    return h ^ h >> 32 or 1
+
+
+def another(asked: str, model: str) -> bool:
+    """Whether another model was served than asked for, letter by letter."""
+    asked, model = asked.split("/")[-1], model.split("/")[-1]
+    if model[: len(asked)] != asked:
+        return True
+    rest = model[len(asked) :]
+    digits = rest[1:].split("-")[0]
+    return not (rest == "" or rest[0] == "@" or (rest[0] == "-" and len(digits) > 1 and set(digits) <= set("0123456789")))
+
+
 def all_three_agree_on(line: bytes) -> None:
     try:
         truth: UsageEvent | None = UsageEvent.model_validate(msgspec.json.decode(line))
@@ -87,7 +115,19 @@ def all_three_agree_on(line: bytes) -> None:
         assert decoder.models.names[batch.model[0]] == (truth.provider or "", truth.model)
         assert decoder.features.names[batch.feature[0]] == (kept(truth.feature),)
         assert decoder.operations.names[batch.operation[0]] == (kept(truth.operation),)
-        assert batch.event[0] == xxhash.xxh64_intdigest(truth.event_id.encode())
+        assert batch.event[0] == hashed(truth.event_id)
+        for column, name in (("user", "user_id"), ("address", "client_ip"), ("session", "session_id")):
+            assert getattr(batch, column)[0] == hashed(getattr(truth, name))
+        assert batch.fingerprint[0] == mixed(truth.prompt_fingerprint)
+        assert batch.status[0] == (ABSENT if truth.status is None else truth.status)
+        assert batch.attempt[0] == (ABSENT if truth.attempt is None else truth.attempt)
+        assert batch.latency_ms[0] == (
+            ABSENT if truth.latency_ms is None else min(int(np.floor(truth.latency_ms + 0.5)), 2**31 - 1)
+        )
+        assert batch.response_cache[0] == (
+            ABSENT if truth.response_cache is None else RESPONSE_CACHE.index(truth.response_cache)
+        )
+        assert batch.fallback[0] == (another(truth.requested_model, truth.model) if truth.requested_model else ABSENT)
         assert batch.ts[0] == int(np.floor(truth.ts * 1000 + 0.5))
 
 
@@ -198,6 +238,28 @@ def test_names_whose_hashes_collide_get_rows_of_their_own() -> None:
     assert vocabulary.names == [("aa",), ("bb",)]
 
 
+def test_many_lines_at_once_are_the_same_calls_as_few_at_a_time() -> None:
+    odd: list[dict[str, Any]] = [
+        {},
+        {"tenant": "t\u00e9"},
+        {"status": -1},
+        {"user_id": "u", "latency_ms": 2.5, "requested_model": "o3"},
+    ]
+    lines = [line_of({**GOOD, **odd[n % 11 % 4]}, key_id=f"key-{n % 900}", event_id=f"e-{n}") for n in range(5_003)]
+    lines[2_000] = lines[4_999] = b""
+    _, batch, refused = decoded(*lines)
+    few, parts, told, position = Decoder(), [], [], 0
+    for lo in range(0, len(lines), 301):
+        block = b"\n".join(lines[lo : lo + 301]) + b"\n"
+        part, bad = few.decode(split(block, position), lo)
+        parts.append(part)
+        told += bad
+        position += len(block)
+    assert refused == told
+    for name in HELD:
+        assert getattr(batch, name).tolist() == np.concatenate([getattr(part, name) for part in parts]).tolist()
+
+
 def test_features_beyond_the_room_for_them_are_other_whatever_the_cuts_and_restarts() -> None:
     names = [f"feature-{n % 1500}" if n % 3 else ["", "other", "é\x00", "x" * 257][n % 4] for n in range(6000)]
     lines = [line_of(GOOD, feature=name) for name in names]
@@ -246,6 +308,91 @@ def test_absent_counts_are_unknown_and_an_hour_write_alone_is_a_write() -> None:
     _, batch, _ = decoded(line_of(GOOD), line_of(GOOD, cache_write_1h_tokens=40))
     assert batch.cached_input_tokens.tolist() == [ABSENT, ABSENT]
     assert batch.cache_write_tokens.tolist() == [ABSENT, 40]
+
+
+models = st.lists(
+    st.sampled_from(["openai/", "gpt-4o", "gpt-4", "-", "-mini", "-2024-08-06", "-1", "-05", "-32k", "@2", "/", "4o", "é"]),
+    min_size=1,
+    max_size=5,
+).map("".join)
+
+
+@settings(max_examples=600, deadline=None)
+@given(models, models, st.booleans(), st.booleans())
+def test_both_paths_tell_another_model_from_a_version_of_the_one_asked_for(
+    asked: str, model: str, slow: bool, first: bool
+) -> None:
+    event = {"requested_model": asked, **GOOD} if first else {**GOOD, "requested_model": asked}
+    line = json.dumps({**event, "model": model}, ensure_ascii=False).encode()
+    line = line.replace(b"acme", b"\\u0061cme") if slow else line
+    assert decoded(line)[1].fallback.tolist() == [another(asked, model)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "model", "fallback"),
+    [
+        ("gpt-4o", "gpt-4o", 0),
+        ("gpt-4o", "gpt-4o-2024-08-06", 0),
+        ("openai/gpt-4o", "gpt-4o", 0),
+        ("gpt-4o", "azure/eu/gpt-4o-2024-08-06", 0),
+        ("claude-sonnet-4", "claude-sonnet-4@20250514", 0),
+        ("claude-sonnet-4", "claude-sonnet-4-20250514-v1:0", 0),
+        ("claude-opus-4", "claude-opus-4-1", 1),
+        ("gpt-4", "gpt-4-32k", 1),
+        ("gpt-4o", "gpt-4o-mini", 1),
+        ("gpt-4o-mini", "gpt-4o", 1),
+        ("gpt-4o", "GPT-4o", 1),
+        ("openai/gpt-4o", "openai/o3", 1),
+        ("", "gpt-4o", ABSENT),
+        (None, "gpt-4o", ABSENT),
+    ],
+)
+def test_a_fallback_is_another_model_than_was_asked_for(asked: str | None, model: str, fallback: int) -> None:
+    quick, slow = (
+        line_of(GOOD, requested_model=asked, model=model),
+        line_of(GOOD, requested_model=asked, model=model, user_id="é"),
+    )
+    assert decoded(quick, slow)[1].fallback.tolist() == [fallback, fallback]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**64 - 1), st.integers(1, 16), st.text("0123456789abcdefABCDEF g@G`/:", min_size=1, max_size=17))
+def test_a_fingerprint_is_its_number_in_either_case(number: int, digits: int, other: str) -> None:
+    lower = f"{number % 16**digits:x}"
+    spelt = [lower, lower.upper(), lower.zfill(16)]
+    _, batch, _ = decoded(*(line_of(GOOD, prompt_fingerprint=text, user_id=user) for text in spelt for user in ("u", "é")))
+    assert set(batch.fingerprint.tolist()) == {mixed(lower)}
+    all_three_agree_on(line_of(GOOD, prompt_fingerprint=other))
+    all_three_agree_on(line_of(GOOD, prompt_simhash=other))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.floats(0, 1e13) | st.integers(0, 10**13) | st.decimals(0, 10**10, places=4).map(float))
+def test_latency_is_whole_milliseconds_half_up_in_both_paths(latency: float) -> None:
+    all_three_agree_on(line_of(GOOD, latency_ms=latency))
+    all_three_agree_on(line_of(GOOD, latency_ms=latency, user_id="é"))
+
+
+def test_what_a_call_did_not_say_is_unknown_in_both_paths() -> None:
+    said = {"attempt": 0, "status": 0, "latency_ms": 0, "response_cache": "hit", "requested_model": "gpt-4o"}
+    lines = [line_of({**GOOD, **more}, tenant=tenant) for more in ({}, dict.fromkeys(said), said) for tenant in ("acme", "é")]
+    _, batch, _ = decoded(*lines)
+    for column in ("attempt", "status", "latency_ms", "response_cache", "fallback"):
+        assert getattr(batch, column).tolist() == [ABSENT] * 4 + [0] * 2
+    nobody = {"user_id": "", "client_ip": "", "session_id": ""}
+    _, batch, _ = decoded(line_of({**GOOD, **nobody}), line_of({**GOOD, **nobody}, tenant="é"), line_of(GOOD))
+    for column in ("user", "address", "session", "fingerprint"):
+        assert getattr(batch, column).tolist() == [0, 0, 0]
+
+
+def test_nothing_of_a_line_the_scanner_gave_up_on_stays_in_the_columns() -> None:
+    twice = line_of({**GOOD, "user_id": "u", "status": 500, "attempt": 3, "latency_ms": 5, "response_cache": "hit"})
+    nulls = b', "user_id": null, "status": null, "attempt": null, "latency_ms": null, "response_cache": null}'
+    _, batch, _ = decoded(twice[:-1] + nulls)
+    assert (batch.user[0], batch.status[0], batch.attempt[0], batch.latency_ms[0], batch.response_cache[0]) == (
+        0,
+        *[ABSENT] * 4,
+    )
 
 
 def test_writing_the_schema_is_one_command(tmp_path: Path) -> None:

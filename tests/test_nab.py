@@ -12,7 +12,9 @@ from click.testing import CliRunner, Result
 from bench.nab import OFF, PROFILES, Outcome, Rows, Series, Window, detected, main, outcome
 from schemas.signals import identity
 from stream.assembly import Assembly, pane_detectors
+from stream.grace import RULE
 from stream.pricing import PriceBook
+from stream.rows import MOST_KEYS
 
 STEP = 300
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
@@ -109,7 +111,7 @@ def test_nothing_is_known_before_it_happens() -> None:
 
 def test_the_detectors_are_the_pipelines_and_other_gates_make_another_config() -> None:
     configs = [
-        identity(PriceBook([]).version, *(detector.config for detector in made))
+        identity(PriceBook([]).version, RULE, f"keys {MOST_KEYS}", *(detector.config for detector in made))
         for made in (pane_detectors(), pane_detectors(gates_usd=OFF))
     ]
     assert configs[0] == Assembly([]).config

@@ -20,6 +20,7 @@ from stream.pipeline import Pipeline
 from stream.tenants import TenantMeters
 from stream.windows import SPANS
 from tests.calls import T0, Call, DollarPerOutputToken, Words, batch, pipeline, play
+from tests.exporters import exporters
 
 HOUR = 3_600_000
 
@@ -41,7 +42,7 @@ def same(one: Sequence[Pulse | Rollup], other: Sequence[Pulse | Rollup]) -> bool
 
 
 @settings(max_examples=60, deadline=None)
-@given(streams(), st.data())
+@given(st.one_of(streams(), exporters()), st.data())
 def test_cutting_a_batch_anywhere_changes_nothing(calls: list[Call], data: st.DataObject) -> None:
     cuts = data.draw(st.lists(st.integers(0, len(calls)), max_size=6))
     _, whole = play(calls)
@@ -76,7 +77,7 @@ def test_panes_add_up_to_calls_and_dollars(calls: list[Call]) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(streams(), st.randoms(use_true_random=False))
+@given(st.one_of(streams(), exporters()), st.randoms(use_true_random=False))
 def test_the_order_of_calls_within_one_clock_reading_does_not_matter(calls: list[Call], random: object) -> None:
     shuffled = sorted(calls, key=lambda c: (c[0], random.random()))  # type: ignore[attr-defined]  # a random.Random
     one, other = play(calls)[0], play(shuffled)[0]
@@ -86,7 +87,7 @@ def test_the_order_of_calls_within_one_clock_reading_does_not_matter(calls: list
 
 
 @settings(max_examples=40, deadline=None)
-@given(streams())
+@given(st.one_of(streams(), exporters()))
 def test_hearing_pulses_again_in_parts_and_late_gives_the_same_tenant_windows(calls: list[Call]) -> None:
     _, said = play(calls)
     once, again = TenantMeters(), TenantMeters()

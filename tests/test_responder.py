@@ -141,6 +141,13 @@ def test_unknown_or_weak_evidence_is_told_and_never_acted_on(story: Story, evide
     assert not story.hook.posts
 
 
+def test_a_tenants_other_keys_are_told_and_never_acted_on(story: Story) -> None:
+    story.hear(signal(T0, key=("acme", "other")))
+    story.play(30)
+    assert story.whats() == ["incident_opened", "notified"]
+    assert not story.hook.posts
+
+
 @pytest.mark.parametrize(
     "known",
     [

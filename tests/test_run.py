@@ -27,7 +27,7 @@ from schemas.batch import ABSENT, Batch
 from schemas.decode import Decoder
 from schemas.scan import MAX_LINE
 from stream.cli import main
-from stream.sources import FileClock, LineReader
+from stream.sources import HELD, FileClock, LineReader
 from tests.calls import T0, batch
 from tests.conftest import SECRET, NewLedger
 from tests.story import T0 as STORY_T0
@@ -250,6 +250,19 @@ def clocked(calls: Batch, cuts: list[int]) -> list[int]:
         out += clock.feed(calls.rows(lo, hi)).clock.tolist()
     last = clock.finish()
     return out + (last.clock.tolist() if last is not None else [])
+
+
+def test_calls_in_an_older_checkpoint_of_a_file_said_nothing_of_what_it_does_not_keep() -> None:
+    clock, fresh, calls = FileClock(), FileClock(), batch([(0, 0, 12, 1.0)] * 3)
+    clock.feed(calls)
+    first = ("clock", "position", "ts", "event", "tenant", "key", "model", "tier")
+    kept = {f"held.{name}" for name in (*first, *(n for n in HELD if n.endswith(("tokens", "requests"))))}
+    fresh.restore({name: column for name, column in clock.snapshot().items() if not name.startswith("held.") or name in kept})
+    last = fresh.finish()
+    assert last is not None
+    assert {n: getattr(last, n).tolist() for n in HELD if n != "clock"} == {
+        n: getattr(calls, n).tolist() for n in HELD if n != "clock"
+    }
 
 
 @settings(max_examples=60, deadline=None)

@@ -29,9 +29,13 @@ class Said(NamedTuple):
 
 
 class Watch:
-    """A book with one throttled key of partition 0; `now` is the end of the newest pane of that partition."""
+    """A book with one throttled key of partition 0; `now` is the end of the newest pane of that partition.
 
-    def __init__(self) -> None:
+    The key's tenant is so many slices `behind`.
+    """
+
+    def __init__(self, behind: int = 0) -> None:
+        self.behind = behind
         self.book = Book(ARMED, lambda rule: True, random.Random(0), "")
         self.now: Ms = T0
         self.effects: list[str] = []
@@ -45,7 +49,7 @@ class Watch:
                 self.now = start + SLICE
                 self.book.tick(self.now)
                 self.deliver()
-            self.book.pane(partition, start, [KEY] if burns else [], self.now)
+            self.book.pane(partition, start, [KEY] if burns else [], self.now, {KEY[0]: self.behind * SLICE})
             self.deliver()
         return self
 
@@ -86,6 +90,22 @@ def test_a_burn_in_any_part_of_a_pane_keeps_it_from_being_quiet() -> None:
     parts = [Said(0, REVERTED + 1, False), Said(0, REVERTED + 1, True), Said(0, REVERTED + 1, False)]
     watch = Watch().hear(quiet(0, REVERTED) + parts)
     assert watch.state() is IncidentState.ACTED
+    assert watch.effects == ["apply", "revert", "apply"]
+
+
+def test_panes_from_before_the_revert_say_nothing_about_a_tenant_whose_slices_close_later() -> None:
+    slices = [Said(0, pane, pane >= REVERTED + 6) for pane in range(REVERTED + 8)]
+    assert Watch(behind=6).hear(slices).effects == ["apply", "revert", "apply"]
+    assert Watch().hear(slices[: REVERTED + 4]).state() is IncidentState.RESOLVED
+    assert Watch(behind=6).hear(quiet(0, REVERTED + 7)).state() is IncidentState.OPEN
+    assert Watch(behind=6).hear(quiet(0, REVERTED + 8)).state() is IncidentState.RESOLVED
+
+
+def test_a_tenant_that_begins_to_wait_is_not_quiet_meanwhile() -> None:
+    watch = Watch().hear(quiet(0, REVERTED + 1))
+    watch.behind = 6
+    assert watch.hear(quiet(REVERTED + 2, REVERTED + 7)).state() is IncidentState.OPEN
+    watch.hear([Said(0, REVERTED + 8, True)])
     assert watch.effects == ["apply", "revert", "apply"]
 
 

@@ -7,23 +7,31 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from actions.usage import holds_more, used
 from schemas.prices import PriceEntry
 from schemas.pulse import PULSE, Pulse
+from schemas.reading import READING, Reading
 from schemas.rollup import USAGE, Rollup
 from schemas.signals import SIGNAL, Signal
 from stream.assembly import Assembly
-from stream.checkpoint import EMPTY, Buffer, Pointer, read_chunk_key, unpack
+from stream.blocks import Index, find
+from stream.checkpoint import EMPTY, IN_BLOCKS, Buffer, Pointer, read_chunk_key
+from stream.figures import Totals
+from stream.health import SPANS
 from stream.partition import Partition, StateLost
+from stream.readings import WIDTHS
 from stream.records import Fetched
+from stream.settings import SettingsError, WorkerSettings
 from stream.tenants import TenantMeters
-from stream.worker import Worker
+from stream.worker import Worker, pause
 from tests.memory_log import NAMES, SLOW_S, Crashed, Log, Member, as_fetched
 from tests.story import Story
 
@@ -76,8 +84,8 @@ async def play(member: Member, kind: type[Worker] = Worker, batches: Sequence[Fe
     return mine
 
 
-def said(log: Log) -> tuple[dict[str, Signal], dict[str, int], set[tuple[int, str]], dict[str, Any]]:
-    """Signals by id, what the tenants spent, refused lines (offset, reason), cells of usage."""
+def said(log: Log) -> tuple[dict[str, Signal], dict[str, int], set[tuple[int, str]], dict[str, Any], list[Totals]]:
+    """Signals by id, what the tenants spent, refused lines (offset, reason), cells of usage, what the meters stand at."""
     signals, meters, cells = {}, TenantMeters(), dict[str, Any]()
     for key, value in log.records["signals", 0]:
         if key == SIGNAL:
@@ -86,20 +94,23 @@ def said(log: Log) -> tuple[dict[str, Signal], dict[str, int], set[tuple[int, st
             for row in used(Rollup.read(value), "usage"):
                 if row["cell"] not in cells or holds_more(row, cells[row["cell"]]):
                     cells[row["cell"]] = row
+        elif key == READING:
+            meters.readings.fold(Reading.read(value, WIDTHS))
         else:
             assert key == PULSE
             meters.fold(Pulse.read(value))
+    readings, end = meters.readings, CALLS[-1][0]
+    stand = [readings.totals(whose, span, end) for whose in readings.known() for span in SPANS]
     refused = {(row["position"], row["reason"]) for row in map(json.loads, (v for _, v in log.records["quarantine", 0]))}
-    return signals, meters.spent(6 * HOUR), refused, cells
+    return signals, meters.spent(6 * HOUR), refused, cells, stand
 
 
 def state(log: Log) -> Any:
     """Counters of the committed state."""
     offset, metadata = log.commits[0]
     member = Member(log)
-    chunks = asyncio.run(member.read_state(0, Pointer.read(metadata)))
     assembly = Assembly(PRICES)
-    assembly.restore(unpack(chunks, Pointer.read(metadata), Buffer()).state)
+    assembly.restore(asyncio.run(find(member, 0, Pointer.read(metadata))).fill(Buffer())[0].state)
     return offset, assembly.pipeline.counters
 
 
@@ -111,12 +122,13 @@ def truth() -> tuple[Any, Any]:
 
 
 def test_the_story_has_a_burn_and_poison(truth: tuple[Any, Any]) -> None:
-    (signals, spent, refused, cells), (offset, counters) = truth
+    (signals, spent, refused, cells, stand), (offset, counters) = truth
     assert {s.kind for s in signals.values()} == {"spend_spike"}
     assert len(refused) == 12
     assert (offset, counters["calls"]) == (len(CALLS), len(CALLS) - 12)
     assert counters["usd"] == (CALM + BURN + 1) * 10_000_000 + BURN * 30_000_000_000
     assert sum(spent.values()) == counters["usd"] - 10_000_000
+    assert BURN * 30_000_000_000 < stand[1].usd < (BURN + 1) * 30_000_000_000, "the fleet's last hour"
     assert sum(row["usd"] for row in cells.values()) == counters["usd"] - 10_000_000, "the last call's minute is not over"
 
 
@@ -158,13 +170,14 @@ class CommitsBeforeTheAcks(Worker):
 
 
 class NewestState(Member):
-    """The control: the newest state in the log instead of the one that the pointer means."""
+    """The control: the newest index in the log instead of the one that the pointer means."""
 
-    async def read_state(self, partition: int, pointer: Pointer) -> list[bytes]:
-        newest = read_chunk_key(self._log.records["state", partition][-1][0] or b"")
-        records = [v for k, v in self._log.records["state", partition] if k and read_chunk_key(k)[:2] == newest[:2]]
-        self.newest = Pointer.to(records, *newest[:2], first=0)
-        return records
+    async def committed(self, partition: int) -> tuple[int, str] | None:
+        found, records = await super().committed(partition), self._log.records["state", partition]
+        if found is None or not records:
+            return found
+        generation, number, _ = read_chunk_key(records[-1][0] or b"")
+        return found[0], Pointer.to([records[-1][1]], generation, number, len(records) - 1, IN_BLOCKS).to_metadata()
 
 
 def test_committing_before_the_words_are_acknowledged_loses_some(truth: tuple[Any, Any]) -> None:
@@ -173,22 +186,45 @@ def test_committing_before_the_words_are_acknowledged_loses_some(truth: tuple[An
     assert all(state(log) == truth[1] for log in logs)
 
 
-def test_restoring_the_newest_state_instead_of_the_pointers_counts_calls_twice(
-    truth: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("stream.partition.unpack", lambda chunks, pointer, buffer: unpack(chunks, member.newest, buffer))
+def test_restoring_the_newest_state_instead_of_the_pointers_counts_calls_twice(truth: tuple[Any, Any]) -> None:
     wrong = 0
-    member: NewestState
     for crash_at in at_commits():
         log = new_log()
-        member = NewestState(log, crash_at)
-        try:
-            asyncio.run(play(member))
-        except Crashed:
-            member = NewestState(log)
-            asyncio.run(play(member))
+        with suppress(Crashed):
+            asyncio.run(play(NewestState(log, crash_at)))
+        asyncio.run(play(NewestState(log)))
         wrong += state(log) != truth[1]
     assert wrong
+
+
+@pytest.mark.parametrize(
+    ("took_s", "written", "waits"),
+    [(0.1, 0, 5.0), (0.7, 0, 7.0), (0.1, 80_000_000, 8.0), (0.7, 60_000_000, 7.0), (0.1, 10**9, 60.0), (9.0, 0, 60.0)],
+)
+def test_the_next_round_of_checkpoints_waits_for_time_and_bandwidth_but_never_beyond_its_longest(
+    took_s: float, written: int, waits: float
+) -> None:
+    assert pause(5.0, 60.0, 10e6, took_s, written) == pytest.approx(waits)
+
+
+async def test_a_worker_says_how_long_it_waits_and_what_it_wrote() -> None:
+    before, member = REGISTRY.get_sample_value("burnguard_checkpoint_bytes_total") or 0.0, Member(new_log())
+    mine = Worker(member, member, NAMES, PRICES, checkpoint_s=0.0, longest_s=60.0, bytes_s=100.0, clock=lambda: T0)
+    await mine.take(0, member.generation, [BATCHES[0]])
+    waits = await mine.checkpoint()
+    written = (REGISTRY.get_sample_value("burnguard_checkpoint_bytes_total") or 0.0) - before
+    assert written == sum(len(value) for _, value in member._log.records["state", 0])
+    assert waits == pytest.approx(written / 100.0)
+    assert REGISTRY.get_sample_value("burnguard_checkpoint_interval_seconds") == waits
+
+
+def test_a_worker_that_would_count_as_stuck_while_it_waits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BURNGUARD_WORKER_STUCK_S", "30")
+    monkeypatch.setenv("BURNGUARD_WORKER_CHECKPOINT_S", "15")
+    assert WorkerSettings().longest_s == 15
+    monkeypatch.setenv("BURNGUARD_WORKER_CHECKPOINT_S", "16")
+    with pytest.raises(SettingsError, match="CHECKPOINT_S: 16 is more than half of BURNGUARD_WORKER_STUCK_S"):
+        WorkerSettings()
 
 
 async def test_a_zombie_may_not_commit_and_forgets_its_partition() -> None:
@@ -277,11 +313,23 @@ async def test_a_first_start_says_so_before_it_folds() -> None:
     assert log.commits[0] == (0, EMPTY)
 
 
-async def test_only_the_last_two_checkpoints_are_kept() -> None:
+class Remembering(Member):
+    """Knows every pointer that it committed."""
+
+    async def commit(self, partition: int, offset: int, metadata: str, generation: int) -> None:
+        await super().commit(partition, offset, metadata, generation)
+        self.pointers = [*getattr(self, "pointers", []), metadata]
+
+
+async def test_what_the_last_two_checkpoints_need_is_kept_and_nothing_older() -> None:
     log = new_log()
-    await play(Member(log))
-    kept = {read_chunk_key(k or b"")[:2] for k, _ in log.records["state", 0][log.first["state", 0] :]}
-    assert len(kept) == 2
+    member = Remembering(log)
+    await play(member)
+    last_two = [Pointer.read(metadata) for metadata in member.pointers[-2:]]
+    named = [Index.read(await member.read_state(0, pointer), pointer).offsets for pointer in last_two]
+    assert log.first["state", 0] == min(sum(named, [pointer.first for pointer in last_two])) > 0
+    for pointer in last_two:
+        (await find(member, 0, pointer)).fill(Buffer())
 
 
 COMPILES_NOTHING = """

@@ -37,6 +37,7 @@ def slots(names: tuple[tuple[str, ...], ...] = (), slot: int = 0, usd: int = 0) 
         np.full(n, slot),
         np.full(n, usd),
         np.ones((n, 6), np.int64),
+        np.zeros(n, np.int8),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,17 +20,24 @@ from actions.usage import Used, holds_more, used
 from schemas.batch import SLICE, Lines, Ms
 from schemas.prices import PriceEntry
 from schemas.pulse import PULSE, Pulse
+from schemas.reading import READING, Reading
 from schemas.rollup import USAGE, Rollup
 from schemas.signals import SIGNAL, Signal
 from schemas.usage import UsageEvent
 from stream.assembly import Assembly
-from stream.checkpoint import EMPTY, Buffer, Pointer, unpack
+from stream.blocks import find
+from stream.checkpoint import EMPTY, Buffer, Pointer
+from stream.distinct import MANY
+from stream.health import SPANS
+from stream.measures import HEALTH
+from stream.readings import WIDTHS, Readings
 from stream.settings import KafkaSettings
 from stream.tenants import TenantMeters
 from stream.transport import Topics
+from stream.windows import HOUR, MINUTE
+from tests.plain import Event, belongs, by_hand, named, totals_of, whose_of
 from tests.workers import NANO_PER_TOKEN, PRICES
 
-HOUR = 3_600_000
 BOOK = [PriceEntry.model_validate(entry) for entry in PRICES]
 
 
@@ -52,6 +59,8 @@ class Truth:
     refused: set[int] = field(default_factory=set)
     hours: Counter[tuple[str, int]] = field(default_factory=Counter)
     keys: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    counted: list[tuple[Ms, Event, int]] = field(default_factory=list)
+    """When, what, and for how much: every call once."""
 
 
 async def read(kafka: KafkaSettings, topic: str, partition: int) -> list[Record]:
@@ -91,6 +100,7 @@ def sums(records: list[Record]) -> Truth:
         usd, at = call["input_tokens"] * NANO_PER_TOKEN, int(call["ts"] * 1000 + 0.5)
         at = clock if at > clock + 60_000 else at
         truth.usd += usd
+        truth.counted.append((min(int(call["ts"] * 1000 + 0.5), clock), call, usd))
         truth.hours[call["tenant"], at // HOUR] += usd
         truth.keys[call["tenant"], call["key_id"], at // HOUR] += usd
     return truth
@@ -116,18 +126,19 @@ def twin(records: list[Record], partition: int, until: Ms, cut: int = 997) -> tu
     return assembly, signals
 
 
-async def restored(kafka: KafkaSettings, committed: dict[int, tuple[int, str]]) -> dict[int, tuple[int, Assembly]]:
-    """What the committed pointers lead to, per partition."""
+async def restored(kafka: KafkaSettings, committed: dict[int, tuple[int, str]]) -> dict[int, tuple[int, Assembly, int]]:
+    """What the committed pointers lead to, per partition: offset, state, and in how many records it lies."""
     topics = Topics(kafka)
     await topics.start()
     try:
         found = {}
         for partition, (offset, metadata) in committed.items():
-            assembly = Assembly(BOOK, partition=partition)
+            assembly, records = Assembly(BOOK, partition=partition), 0
             if metadata != EMPTY:
-                chunks = await topics.read_state(partition, Pointer.read(metadata))
-                assembly.restore(unpack(chunks, Pointer.read(metadata), Buffer()).state)
-            found[partition] = (offset, assembly)
+                checkpoint = await find(topics, partition, Pointer.read(metadata))
+                assembly.restore(checkpoint.fill(Buffer())[0].state)
+                records = len(checkpoint.pieces) + len(checkpoint.records)
+            found[partition] = (offset, assembly, records)
         return found
     finally:
         await topics.stop()
@@ -152,6 +163,8 @@ class Verdict:
     signals: int = 0
     windows: int = 0
     quarantined: int = 0
+    records: int = 0
+    """In so many records the last checkpoints of all partitions lie."""
     wrong: list[str] = field(default_factory=list)
 
 
@@ -170,6 +183,8 @@ async def _verify(kafka: KafkaSettings, partitions: int) -> Verdict:
             said[Signal.read(record.value).id] = Signal.read(record.value)
         elif record.key == USAGE:
             _take(cells, Rollup.read(record.value))
+        elif record.key == READING:
+            meters.readings.fold(Reading.read(record.value, WIDTHS))
         else:
             assert record.key == PULSE
             pulse = Pulse.read(record.value)
@@ -179,18 +194,22 @@ async def _verify(kafka: KafkaSettings, partitions: int) -> Verdict:
     hours: Counter[str] = Counter()
     keys: Counter[tuple[str, str, int]] = Counter()
     expected: dict[str, Signal] = {}
+    counted: list[tuple[Ms, Event, int]] = []
     for partition in range(partitions):
         records = await read(kafka, kafka.usage_topic, partition)
         if not records:
             continue
         truth = sums(records)
-        offset, assembly = states[partition]
+        offset, assembly, lies_in = states[partition]
+        verdict.records += lies_in
         _compare_state(verdict, partition, truth, records, offset, assembly)
         _, signals = twin(records, partition, pulsed.get(partition, 0) + 2_000)
         expected |= signals
         for (tenant, _), usd in truth.hours.items():
             hours[tenant] += usd
         keys.update(truth.keys)
+        counted += truth.counted
+        meters.readings.fold(_unsaid(partition, assembly))
         for rollup in assembly.pipeline.standing()[1]:
             _take(cells, rollup)
         refused = {json.loads(r.value)["position"] for r in await read(kafka, kafka.quarantine_topic, partition)}
@@ -208,12 +227,46 @@ async def _verify(kafka: KafkaSettings, partitions: int) -> Verdict:
     verdict.wrong += [
         f"usage of {key}: {rolled_up[key]} nano-dollars, not {usd}" for key, usd in keys.items() if rolled_up[key] != usd
     ]
+    _compare_readings(verdict, meters.readings, counted)
     own = {i: s for i, s in said.items() if s.kind != "telemetry_gap"}
     verdict.signals = len(expected)
     verdict.wrong += [f"signal lost: {s}" for i, s in expected.items() if i not in own]
     verdict.wrong += [f"signal nobody expected: {s}" for i, s in own.items() if i not in expected]
     verdict.wrong += [f"signal differs: {s}" for i, s in own.items() if i in expected and _plain(s) != _plain(expected[i])]
     return verdict
+
+
+def _unsaid(partition: int, assembly: Assembly) -> Reading:
+    """What a state's meters would have said at the end of the minute."""
+    names = assembly.decoder
+    pipeline = assembly.pipeline
+    reading = pipeline.meters.reading(
+        partition, pipeline.clock or 0, names.tenants.names, names.features.names, names.models.names
+    )
+    return reading or Reading(partition, 0, (), *(np.empty((0, width), np.int64) for width in WIDTHS))
+
+
+def _compare_readings(verdict: Verdict, readings: Readings, counted: list[tuple[Ms, Event, int]]) -> None:
+    """The fleet, every tenant, feature and model: all totals and distinct counts, over every span."""
+    end = max(at for at, _, _ in counted)
+    everybody = {whose for _, event, _ in counted for whose in whose_of(event)}
+    if everybody != set(readings.known()):
+        verdict.wrong.append(f"readings of {everybody ^ set(readings.known())} are missing or too many")
+    for whose in everybody:
+        mine = [(at, event, usd) for at, event, usd in counted if belongs(event, whose)]
+        for span in SPANS:
+            totals: Counter[str] = Counter()
+            for at, event, usd in mine:
+                if 0 <= end // span - at // span <= 1:
+                    totals.update(totals_of(event, usd))
+            verdict.windows += 1
+            found = asdict(readings.totals(whose, span, end))
+            if found != {name: totals[name] for name in found}:
+                verdict.wrong.append(f"readings of {whose} over {span // 60_000} min: {found}, not {dict(totals)}")
+        recent = [event for at, event, _ in mine if end // MINUTE - at // MINUTE < 60]
+        distinct, expected = named(readings.distinct(whose, HOUR, end)), by_hand(recent, MANY)
+        if any(abs(distinct[kind] - expected[kind]) > 1e-6 for kind in expected):
+            verdict.wrong.append(f"distinct behind {whose}: {distinct}, not {expected}")
 
 
 def _take(cells: dict[str, Used], rollup: Rollup) -> None:
@@ -238,13 +291,34 @@ def _compare_state(
     if offset < records[-1].offset + 1:
         verdict.wrong.append(f"partition {partition}: committed {offset}, the log ends at {records[-1].offset + 1}")
     meter, names = assembly.pipeline._keys, assembly.decoder.keys.names
+    rows = {name: row for row, name in enumerate(names)}
+    open_now: Counter[tuple[int, int]] = Counter()
+    for row, at, spent in _open(assembly):
+        open_now[row, at * SLICE // HOUR] += spent
     for (tenant, key_id, hour), usd in truth.keys.items():
-        row = names.index((tenant, key_id))
+        row = rows[tenant, key_id]
         verdict.windows += 1
-        held = int(meter.usd[row, 72 + hour % 24])
-        open_now = sum(int(s) for k, at, s in _open(assembly) if k == row and at * SLICE // HOUR == hour)
-        if held + open_now != usd:
-            verdict.wrong.append(f"partition {partition}: {key_id} has {held + open_now} nano-dollars, not {usd}")
+        held = int(meter.usd[row, 72 + hour % 24]) + open_now[row, hour]
+        if held != usd:
+            verdict.wrong.append(f"partition {partition}: {key_id} has {held} nano-dollars, not {usd}")
+    _compare_health(verdict, partition, truth, assembly)
+
+
+def _compare_health(verdict: Verdict, partition: int, truth: Truth, assembly: Assembly) -> None:
+    """How the calls of every key went, over 5 min, 1 h and 24 h, as of the newest call."""
+    names, health = assembly.decoder.keys.names, assembly.pipeline.meters.key_health
+    end = max(at for at, _, _ in truth.counted)
+    for span in SPANS:
+        expected: dict[tuple[str, ...], Counter[str]] = {}
+        for at, event, usd in truth.counted:
+            if 0 <= end // span - at // span <= 1:
+                totals = expected.setdefault((event["tenant"], event["key_id"]), Counter())
+                totals.update(totals_of(event, usd))
+        found = health.window(np.arange(len(names)), span, end)
+        verdict.windows += len(names)
+        for key, held in zip(names, found.tolist(), strict=True):
+            if held != [expected.get(key, Counter())[name] for name in HEALTH]:
+                verdict.wrong.append(f"health of {key} in partition {partition} over {span // 60_000} min: {held}")
 
 
 def _open(assembly: Assembly) -> list[tuple[int, int, int]]:

@@ -143,7 +143,9 @@ def eventually(done: Callable[[], Any], within_s: float, what: str) -> float:
 def event(n: int | str, key: int, tokens: int, ts: float | None = None) -> dict[str, Any]:
     """A usage event that costs a thousandth of a cent per ten tokens."""
     base = {"event_id": f"e{n}", "ts": time.time() if ts is None else ts, "tenant": f"t{key % 12}", "key_id": f"k{key}"}
-    return {**base, "provider": "p", "model": "m", "input_tokens": tokens, "output_tokens": 0}
+    more = {"feature": f"f{tokens % 3}", "status": (200, 200, 429, 500)[tokens % 4], "latency_ms": tokens % 900}
+    more |= {"user_id": f"u{tokens % 50}", "session_id": f"s{tokens % 70}", "attempt": 1 + tokens % 2}
+    return {**base, **more, "provider": "p", "model": "m", "input_tokens": tokens, "output_tokens": 0}
 
 
 class Traffic:
@@ -169,6 +171,13 @@ class Traffic:
             self.send(*call)
             if self.sent >= calls:
                 break
+        self.flush()
+
+    def crowd(self, keys: int) -> None:
+        """One small call of each of so many other keys."""
+        for key in range(1_000, 1_000 + keys):
+            call = event(f"{id(self)}-crowd-{key}", key, key % 3_000)
+            self.send(json.dumps(call).encode(), call["tenant"])
         self.flush()
 
     def flush(self) -> None:

@@ -30,7 +30,10 @@ from stream.lab.topic import Recorded, lines
 from stream.responder import Responder, settle_in_shadow
 from stream.settings import KafkaSettings
 from stream.sources import LineReader, read_file
+from stream.tenants import Behind
 
+EVERY = 2**31
+"""A backtest forgets no key: its memory is the file's."""
 AT_ONCE = 1_000
 """Words that every policy hears before the next."""
 
@@ -106,13 +109,16 @@ def backtest(
 ) -> Backtest:
     """Play the sources, each a partition of its own, to each policy; refused lines go to `out/quarantine.jsonl`.
 
-    The same input gives the same result. Duplicates are known among the newest MOST_IDS ids of a partition. Raises what
-    the sources raise, and OSError.
+    The same input gives the same result. Duplicates are known among the newest MOST_IDS ids of a partition, and no key is
+    forgotten. Raises what the sources raise, and OSError.
     """
     shadows = [Shadow(policy, directory) for policy in policies]
     with (out / "quarantine.jsonl").open("wb") as refused:
-        parts = [Part(Assembly(prices, partition=n, most=MOST_IDS), source, refused) for n, source in enumerate(sources)]
-        for words in _panes(heapq.merge(*(part.words() for part in parts), key=_at)):
+        parts = [
+            Part(Assembly(prices, partition=n, most=MOST_IDS, keys=EVERY), source, refused)
+            for n, source in enumerate(sources)
+        ]
+        for words in _together(heapq.merge(*(part.panes() for part in parts), key=lambda pane: pane[1].clock)):
             for shadow in shadows:
                 shadow.hear(words)
     ends = [part.clock for part in parts if part.clock is not None]
@@ -146,31 +152,27 @@ class Part:
     def counters(self) -> dict[str, int]:
         return self._assembly.pipeline.counters
 
-    def words(self) -> Iterator[Signal | Pulse]:
-        """All that it says, in the order of time."""
+    def panes(self) -> Iterator[tuple[list[Signal], Pulse]]:
+        """All that it says of every pane, in the order of their ends."""
         pipeline = self._assembly.pipeline
         for batch, refused in self._source.batches(self._assembly.decoder):
             self._refused.writelines(row.to_json() + b"\n" for row in refused)
             self.quarantined += len(refused)
             self._spending.take(batch)
-            yield from pipeline.feed(batch).in_order()
+            yield from pipeline.feed(batch).panes()
         if pipeline.clock is not None:
-            yield from pipeline.advance(pipeline.clock + AFTER_END).in_order()
+            yield from pipeline.advance(pipeline.clock + AFTER_END).panes()
 
     def spent(self) -> Spent:
         return self._spending.spent()
 
 
-def _at(word: Signal | Pulse) -> Ms:
-    return word.at if isinstance(word, Signal) else word.clock
-
-
-def _panes(words: Iterable[Signal | Pulse]) -> Iterator[list[Signal | Pulse]]:
+def _together(panes: Iterable[tuple[list[Signal], Pulse]]) -> Iterator[list[Signal | Pulse]]:
     """Words in lists that end with a pulse, as a step of a pipeline does."""
     some: list[Signal | Pulse] = []
-    for word in words:
-        some.append(word)
-        if len(some) >= AT_ONCE and isinstance(word, Pulse):
+    for signals, pulse in panes:
+        some += (*signals, pulse)
+        if len(some) >= AT_ONCE:
             yield some
             some = []
     yield some
@@ -184,11 +186,12 @@ class Shadow:
         self._responder = Responder(
             Ledger("sqlite://"), policy, directory, arming=lambda rule: True, jitter=random.Random(0), now=0
         )
+        self._tenants = Behind()
         self._news: list[News] = []
 
     def hear(self, words: Iterable[Signal | Pulse]) -> None:
         """What pipelines said, in the order of time, up to a pulse."""
-        respond(words, self._responder, None, self._settle)
+        respond(words, self._responder, self._tenants, None, self._settle)
 
     def end(self, now: Ms) -> None:
         """Nothing comes any more."""

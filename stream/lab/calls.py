@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.batch import ABSENT, F64, I32, I64, SERVICE_TIERS, Batch
+from schemas.batch import ABSENT, F64, I32, I64, RESPONSE_CACHE, SERVICE_TIERS, Batch
 from stream.pricing import PriceBook
 
 Rows: TypeAlias = NDArray[np.intp]
@@ -45,7 +45,6 @@ CALL = np.dtype(
 )
 """A call; ABSENT (or NaN, and 0 for the hashes) where the event does not say. `call` is its id: duplicates share it."""
 OPERATIONS = ("chat", "embeddings")
-RESPONSE_CACHE = ("hit", "miss", "bypass")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +142,12 @@ def nearly(rng: np.random.Generator, simhash: NDArray[np.uint64], bits: int = 3)
 def cost(calls: Calls, words: Words, prices: PriceBook) -> F64:
     """What each call costs, in USD."""
     none, zero = np.empty(0, np.int64), np.zeros(len(calls), np.int32)
+    small, nobody = zero.astype(np.int8), zero.astype(np.uint64)
     batch = Batch(
         clock=none,
         position=none,
         ts=np.round(calls["ts"] * 1000).astype(np.int64),
-        event=np.zeros(len(calls), np.uint64),
+        event=nobody,
         tenant=zero,
         key=zero,
         model=np.ascontiguousarray(calls["model"]),
@@ -155,6 +155,15 @@ def cost(calls: Calls, words: Words, prices: PriceBook) -> F64:
         operation=zero,
         tier=calls["tier"].astype(np.int8),
         **{name: np.ascontiguousarray(calls[name]) for name in TOKENS},
+        attempt=zero,
+        status=zero.astype(np.int16),
+        latency_ms=zero,
+        fallback=small,
+        response_cache=calls["response_cache"].astype(np.int8),
+        user=nobody,
+        address=nobody,
+        session=nobody,
+        fingerprint=nobody,
     )
     nano: I64 = prices.cost(batch, words.models)[0]
     return nano / 1e9

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from schemas.batch import ABSENT, F64, I32, I64
-from stream.lab.calls import OPERATIONS, RESPONSE_CACHE, Calls, Rows, Words, blank, fingerprints
+from schemas.batch import ABSENT, F64, I32, I64, RESPONSE_CACHE
+from stream.lab.calls import OPERATIONS, Calls, Rows, Words, blank, fingerprints
 
 HOUR_S, DAY_S = 3_600.0, 86_400.0
 BIN_S = 600.0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from schemas.batch import I32, I64, Batch
+from schemas.rollup import used
 from stream.dedupe import MOST_IDS, NEWEST_IDS, SeenIds
 from stream.pipeline import Prices, Vocabularies
 
@@ -39,7 +40,10 @@ class Spent:
 
 
 class Spending:
-    """Gathers batches; duplicates are left out, as the pipeline leaves them out, and calls count in their own minute."""
+    """Gathers batches of a pipeline that forgets no key.
+
+    Duplicates are left out, as the pipeline leaves them out, and calls count in their own minute.
+    """
 
     def __init__(self, prices: Prices, names: Vocabularies) -> None:
         self._prices = prices
@@ -57,8 +61,8 @@ class Spending:
     def spent(self) -> Spent:
         """Everything so far."""
         place, usd, calls = _summed(*(np.concatenate(column) for column in zip(*self._parts, strict=True)))
-        names = tuple((n[0], n[1]) for n in self._names.keys.names)
-        return Spent(names, (place >> 32).astype(np.int32), place & 0xFFFFFFFF, usd, calls)
+        names, key = used(self._names.keys.names, place >> 32)
+        return Spent(tuple((n[0], n[1]) for n in names), key, place & 0xFFFFFFFF, usd, calls)
 
 
 def together(parts: Sequence[Spent]) -> Spent:

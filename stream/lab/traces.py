@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from schemas.batch import ABSENT, F64, SERVICE_TIERS
+from schemas.batch import ABSENT, F64, RESPONSE_CACHE, SERVICE_TIERS
 from schemas.decode import Call
-from stream.lab.calls import OPERATIONS, RESPONSE_CACHE, TOKENS, Address, Calls, Rows, Words, blank
+from stream.lab.calls import OPERATIONS, TOKENS, Address, Calls, Rows, Words, blank
 from stream.lab.population import BIN_S, DAY_S, Background, Key, arrivals, between, dress, make_keys, working
 from stream.sources import BrokenFile, opened
 
