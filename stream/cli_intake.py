@@ -16,7 +16,7 @@ from stream.documents import read_document
 from stream.logs import configure
 from stream.problems import hindrances
 from stream.settings import IntakeSettings, KafkaSettings
-from stream.topics import look, settings_of
+from stream.topics import look, settings_of, unreadable
 
 if TYPE_CHECKING:
     from stream.intake import Source
@@ -46,13 +46,14 @@ def intake(tokens: Path | None, sources: Path | None, topic: str | None, source:
         elif tokens is None and topic is not None and source is not None:
             if topic in settings_of(kafka):
                 raise click.UsageError(f"--from-topic {topic}: it is a topic of ours")
-            _check(kafka)
+            _check(kafka, topic)
             asyncio.run(pass_on(kafka, settings, topic, source, known))
         else:
             raise click.UsageError("either --tokens FILE, to listen, or --from-topic TOPIC --as SOURCE")
 
 
-def _check(kafka: KafkaSettings) -> None:
+def _check(kafka: KafkaSettings, topic: str | None = None) -> None:
     wrong = list(hindrances(kafka, look(kafka)))
+    wrong += [] if topic is None else filter(None, [unreadable(kafka, topic)])
     if wrong:
         raise click.ClickException("\n".join(wrong))

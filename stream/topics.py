@@ -162,6 +162,17 @@ def look(settings: KafkaSettings) -> Cluster:
         )
 
 
+def unreadable(settings: KafkaSettings, name: str) -> str | None:
+    """Why a topic of others cannot be read, None where it can. Raises Unreachable, SettingsError."""
+    with admin(settings) as kafka:
+        (topic,) = kafka.describe_topics([name])
+    if topic["error_code"] == UNKNOWN:
+        return f"{name}: there is no such topic"
+    if topic["error_code"] == DENIED or "READ" not in (topic["authorized_operations"] or ("READ",)):
+        return f"{name}: {grant(settings, 'READ', 'topic', name)}"
+    return None
+
+
 def _group_rights(kafka: KafkaAdminClient, group: str) -> frozenset[str] | None:
     """None where the group does not exist yet: then Kafka says only whether we may see it."""
     deadline = time.monotonic() + CONSUMER_GROUP_WAIT_S

@@ -18,7 +18,6 @@ import pytest
 import schemathesis
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks as described_by
@@ -231,8 +230,6 @@ class TestTraces:
         answer = listening.post("/v1/traces", sent, token, kind="application/x-protobuf")
         assert answer.status == status
         assert Status.FromString(answer.body).message
-        if status == 400:
-            assert ExportTraceServiceResponse().SerializeToString() == b""
 
     def test_kafka_away_is_an_error_that_exporters_send_again(self, listening: Listening) -> None:
         listening.kafka.away = True
@@ -253,7 +250,7 @@ class TestWhoMayWrite:
             connection.sendall(head.encode())
             answer = connection.recv(4_096)
         assert answer.startswith(b"HTTP/1.1 401 ")
-        assert b"www-authenticate: Bearer" in answer.lower() or b"www-authenticate: bearer" in answer.lower()
+        assert b"www-authenticate: bearer" in answer.lower()
         assert listening.kafka.records == []
 
     def test_a_tenants_token_writes_no_other_tenant(self, listening: Listening) -> None:
@@ -291,16 +288,12 @@ class TestHostileBodies:
         assert listening.kafka.records == []
 
     def test_a_body_over_the_cap_is_not_read_to_its_end(self, listening: Listening) -> None:
-        def endless() -> Iterator[bytes]:
-            while True:
-                yield b" " * 65_536
-
         with socket.create_connection(listening.address, timeout=10) as connection:
             head = f"POST /v1/usage/native HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n"
             connection.sendall((head + "transfer-encoding: chunked\r\n\r\n").encode())
             with pytest.raises(OSError):  # the intake hangs up
-                for chunk in endless():
-                    connection.sendall(b"10000\r\n" + chunk + b"\r\n")
+                while True:
+                    connection.sendall(b"10000\r\n" + b" " * 65_536 + b"\r\n")
 
     @pytest.mark.parametrize(
         "packed",
@@ -343,8 +336,8 @@ class TestHostileBodies:
                 with socket.create_connection(listening.address) as connection:
                     head = f"POST /v1/usage/native HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n"
                     connection.sendall((head + "content-length: 1000000\r\n\r\n").encode() + b" " * 600_000)
-            answers = [listening.post("/v1/usage/native", body(event(user_agent="x" * 4_000))) for _ in range(3)]
-            assert answers[-1].status == 200
+            large = body([event(user_agent="x" * 4_000)] * 200)
+            eventually(lambda: listening.post("/v1/usage/native", large).status == 200, 10, "their room is free again")
 
     @pytest.mark.parametrize("name", TELLERS)
     def test_prompts_stand_in_no_answer_row_event_or_log(

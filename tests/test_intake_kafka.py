@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from click.testing import CliRunner
 from confluent_kafka import Producer as Librdkafka
 
 from examples.kafka.broker import Broker
 from schemas.decode import Decoder, split
+from stream.cli import main
 from stream.emit import partition_of
 from stream.settings import KafkaSettings
 from stream.topics import init
@@ -30,11 +32,14 @@ CALL = Truth(1_000, 500, 0, 0, 90, 10, frozenset(("cached", "reasoning")))
 PARTITIONS, TRACES = 4, 10_000
 
 
+def named(kafka: KafkaSettings) -> dict[str, str]:
+    return {"BOOTSTRAP": kafka.bootstrap, "USAGE_TOPIC": kafka.usage_topic, "PREFIX": kafka.prefix, "GROUP": kafka.group}
+
+
 @contextmanager
 def process(kafka: KafkaSettings, log: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], Listening]]:
     """The command as its own process, once it listens."""
-    named = {"BOOTSTRAP": kafka.bootstrap, "USAGE_TOPIC": kafka.usage_topic, "PREFIX": kafka.prefix, "GROUP": kafka.group}
-    environment = {f"BURNGUARD_KAFKA_{name}": value for name, value in named.items()}
+    environment = {f"BURNGUARD_KAFKA_{name}": value for name, value in named(kafka).items()}
     with log.open("wb") as out:
         running = subprocess.Popen(
             [sys.executable, "-c", "from stream.cli import main; main()", "intake", *arguments],
@@ -111,6 +116,10 @@ async def test_a_topic_of_others_is_passed_on_whole_though_its_reader_is_killed(
     def passed_on(intake: Listening) -> float:
         shown = intake.ask("GET", "/metrics").body.decode().splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in shown if line.startswith("burnguard_intake_calls_total{"))
+
+    environment = {f"BURNGUARD_KAFKA_{name}": value for name, value in named(kafka).items()}
+    typo = CliRunner().invoke(main, ["intake", "--from-topic", f"{foreign}s", "--as", "bifrost"], env=environment)
+    assert (typo.exit_code, typo.output) == (1, f"Error: {foreign}s: there is no such topic\n")
 
     arguments = ("--from-topic", foreign, "--as", "bifrost")
     with process(kafka, tmp_path / "first", *arguments) as (running, intake):
