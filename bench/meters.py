@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -155,7 +156,7 @@ def main() -> None:
     few, many = (1e9 / found[keys] for keys in KEYS)
     print(f"\na call costs {many / few:.2f} times as much with {KEYS[1]:,} keys as with {KEYS[0]:,}")
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "bench.meters", "memory"])
+    subprocess.run([sys.executable, "-m", "bench.meters", "memory"], check=True)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ class Reading:
 
     `names` are uses: (tenant, feature, provider, model), "" where none was named. `health`: use, span, absolute slot, then
     what its calls came to. `seen`: use, place, and the minute in which an item of that place was last seen. `sizes`: use,
-    place, absolute slot, bucket, and how many calls are in it. What spans, places and buckets are say `stream/health.py`,
-    `stream/distinct.py` and `stream/sketches.py`.
+    what, place, absolute slot, bucket, and how many calls are in it. What spans, places and buckets are say
+    `stream/health.py`, `stream/distinct.py` and `stream/sketches.py`.
     """
 
     partition: int

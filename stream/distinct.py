@@ -72,7 +72,6 @@ def see(seen, head, few, calls, rows, ts, items):  # type: ignore[no-untyped-def
 
     The places of AT_ONCE calls are looked at before the first is written, so that they come from memory together.
     """
-    each = BLOCKS * few
     places = np.empty((AT_ONCE, len(KINDS)), np.int64)
     looked = np.int64(0)
     for lo in range(0, len(calls), AT_ONCE):
@@ -81,7 +80,7 @@ def see(seen, head, few, calls, rows, ts, items):  # type: ignore[no-untyped-def
             item = items[kind]
             for j in range(n):
                 i = calls[lo + j]
-                place = kind * each + place_of(item[i], few) if item[i] else -1
+                place = place_of(item[i], few) * len(KINDS) + kind if item[i] else -1
                 places[j, kind] = place
                 looked += seen[max(rows[i], 0), max(place, 0)]
         for j in range(n):
@@ -138,14 +137,13 @@ def likeliest(hits, few):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def count(seen, head, few, rows, first, last, out):  # type: ignore[no-untyped-def]
     """Fill `out` (rows x kinds) with how many were seen in the minutes first..last."""
-    each = BLOCKS * few
     hits = np.empty(BLOCKS, np.int64)
     for i in range(len(rows)):
         row = rows[i]
         for kind in range(len(KINDS)):
             hits[:] = 0
-            for place in range(each):
-                held = np.int64(seen[row, kind * each + place])
+            for place in range(BLOCKS * few):
+                held = np.int64(seen[row, place * len(KINDS) + kind])
                 if held:
                     minute = head[row] - (head[row] - (held - 1)) % TURN
                     hits[place // few] += first <= minute <= last
@@ -153,7 +151,8 @@ def count(seen, head, few, rows, first, last, out):  # type: ignore[no-untyped-d
 
 
 class Distinct(Columns):
-    """`seen` u16 (rows x 4 kinds x BLOCKS x places of a block), `head` the newest minute of a row (int64)."""
+    """`seen` u16 (rows x BLOCKS x places of a block x 4 kinds: what most calls hit lies together), `head` the newest minute
+    of a row (int64)."""
 
     seen: NDArray[np.uint16]
     head: I64

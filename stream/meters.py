@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from detectors.base import Names
 from schemas.batch import I32, I64, Batch, Ms
 from schemas.reading import Reading
-from schemas.snapshot import Snapshot, joined, part
+from schemas.snapshot import Snapshot, joined, number, of_numbers, part
 from stream.columns import Column, Columns
 from stream.distinct import MANY, REACH, Distinct
 from stream.health import Health
@@ -17,6 +17,9 @@ from stream.sessions import Sessions
 from stream.sketches import Sketches
 from stream.uses import Uses
 from stream.windows import MINUTE
+
+MOST_SAID = 1_000
+"""Uses said at a time: making and sending so many takes some 60 ms, in which nothing is folded."""
 
 
 class Marks(Columns):
@@ -31,7 +34,9 @@ class Marks(Columns):
 class Group:
     """What the calls of each of several rows came to: all their sums, how many were behind them, and how large they were."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_said: int = MOST_SAID) -> None:
+        self._most_said = most_said
+        self._next = 0
         self.health = Health(whole=True)
         self.seen = Distinct(MANY)
         self.sizes = Sketches()
@@ -51,8 +56,11 @@ class Group:
         self._marks.marked[rows[calls]] = True
 
     def take_marked(self) -> I64:
-        """The rows that had a call since they were last taken."""
+        """The rows that had a call since they were last taken, at most so many that the others may wait for their turn."""
         rows = np.flatnonzero(self._marks.marked[: self._marks.rows])
+        if len(rows) > self._most_said:
+            rows = np.roll(rows, -int(np.searchsorted(rows, self._next)))[: self._most_said]
+            self._next = int(rows[-1]) + 1
         self._marks.marked[rows] = False
         return rows
 
@@ -84,10 +92,12 @@ class Group:
             columns.forget(rows)
 
     def snapshot(self) -> Snapshot:
-        return joined(**{name: columns.snapshot() for name, columns in self._columns().items()})
+        kept = joined(**{name: columns.snapshot() for name, columns in self._columns().items()})
+        return kept | of_numbers(next=self._next)
 
     def restore(self, snapshot: Snapshot, rows: int) -> None:
         """Of so many rows; what the checkpoint does not know is empty. Raises BadCheckpoint."""
+        self._next = number(snapshot, "next", default=0)
         for name, columns in self._columns().items():
             columns.restore(part(snapshot, name), rows)
 
@@ -129,7 +139,7 @@ class Meters:
         return unmetered, forgotten
 
     def reading(self, partition: int, clock: Ms, tenants: Names, features: Names, models: Names) -> Reading | None:
-        """What all uses stand at that had a call since the last reading; None where none had."""
+        """What the uses stand at that had a call since they were last said, MOST_SAID at a time; None where none had."""
         rows = self.of_uses.take_marked()
         if not len(rows):
             return None

@@ -18,7 +18,7 @@ from stream.measures import OF_A_CALL
 from stream.meters import Group
 from stream.sketches import quantile
 
-WIDTHS = 3 + OF_A_CALL, 3, 5
+WIDTHS = 3 + OF_A_CALL, 3, 6
 """Columns of a reading's tables."""
 
 

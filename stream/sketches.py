@@ -30,8 +30,8 @@ FIRST = np.array([0, 25])
 """The library's key of bucket 1: of one token, and of some 150 nano-dollars. Bucket 0 are zeros; what is smaller than
 bucket 1 or larger than bucket 127 (10**10 tokens, $10,000) is counted there."""
 AT_ONCE = 64
-PLACES = len(WHAT) * 2 * len(SPANS)
-"""Of each what and span the slot of now and the one before it."""
+PLACES = 2 * len(SPANS)
+"""Of each span the slot of now and the one before it."""
 
 
 @njit(cache=True)
@@ -52,8 +52,7 @@ def begin(counts, head, row, span, index):  # type: ignore[no-untyped-def]
     newest = head[row, span]
     if index > newest:
         for s in range(max(index - 1, newest + 1), index + 1):
-            for what in range(len(WHAT)):
-                counts[row, (what * len(SPANS) + span) * 2 + s % 2, :] = 0
+            counts[row, :, :, 2 * span + s % 2] = 0
         head[row, span] = index
     return index >= head[row, span] - 1
 
@@ -70,12 +69,10 @@ def add_calls(counts, head, calls, rows, ts, tokens, usd):  # type: ignore[no-un
         n = min(AT_ONCE, len(calls) - lo)
         for j in range(n):
             i = calls[lo + j]
-            row, hour = max(rows[i], 0), ts[i] // 3_600_000
+            row = max(rows[i], 0)
             buckets[j, 0] = bucket_of(tokens[i], FIRST[0])
             buckets[j, 1] = bucket_of(usd[i], FIRST[1])
-            for what in range(len(WHAT)):
-                looked += counts[row, 4 * what + hour % 2, buckets[j, what]]
-                looked += counts[row, 4 * what + 2 + hour // 24 % 2, buckets[j, what]]
+            looked += counts[row, 0, buckets[j, 0], 0] + counts[row, 1, buckets[j, 1], 0]
         for j in range(n):
             i = calls[lo + j]
             row = rows[i]
@@ -85,28 +82,29 @@ def add_calls(counts, head, calls, rows, ts, tokens, usd):  # type: ignore[no-un
             for span, index in enumerate((hour, hour // 24)):
                 if begin(counts, head, row, span, index):
                     for what in range(len(WHAT)):
-                        place = 4 * what + 2 * span + index % 2
-                        counts[row, place, buckets[j, what]] = min(counts[row, place, buckets[j, what]] + 1, U32_MAX)
+                        held = counts[row, what, buckets[j, what]]
+                        held[2 * span + index % 2] = min(held[2 * span + index % 2] + 1, U32_MAX)
     return looked
 
 
 @njit(cache=True)
-def raise_counts(counts, head, rows, places, slots, buckets, values):  # type: ignore[no-untyped-def]
+def raise_counts(counts, head, rows, whats, places, slots, buckets, values):  # type: ignore[no-untyped-def]
     """Raise each named count to its absolute value; what is over is dropped."""
     for i in range(len(rows)):
-        if begin(counts, head, rows[i], places[i] // 2 % len(SPANS), slots[i]):
-            counts[rows[i], places[i], buckets[i]] = max(counts[rows[i], places[i], buckets[i]], values[i])
+        if begin(counts, head, rows[i], places[i] // 2, slots[i]):
+            held = counts[rows[i], whats[i], buckets[i]]
+            held[places[i]] = max(held[places[i]], values[i])
 
 
 class Sketches(Columns):
-    """`counts` u32 (rows x 8 places x 128 buckets; 4 KB a row), `head` the newest slot of a span."""
+    """`counts` u32 (rows x 2 whats x 128 buckets x 4 places; 4 KB a row), `head` the newest slot of a span."""
 
     counts: NDArray[np.uint32]
     head: I64
 
     def __init__(self, capacity: int = 64) -> None:
         columns = {
-            "counts": Column(np.uint32, (PLACES, BUCKETS)),
+            "counts": Column(np.uint32, (len(WHAT), BUCKETS, PLACES)),
             "head": Column(np.int64, (len(SPANS),), NEVER),
         }
         super().__init__(columns, capacity)
@@ -121,19 +119,19 @@ class Sketches(Columns):
         found = np.zeros(BUCKETS, np.int64)
         for index in (at // span, at // span - 1):
             if index <= self.head[row, s] <= index + 1:
-                found += self.counts[row, (WHAT.index(what) * len(SPANS) + s) * 2 + index % 2]
+                found += self.counts[row, WHAT.index(what), :, 2 * s + index % 2]
         return found
 
-    def standing(self, rows: I64) -> tuple[I64, I64, I64, I64, I64]:
-        """All counts of `rows` above 0: the place in `rows`, the place there, the absolute slot, bucket and count."""
+    def standing(self, rows: I64) -> tuple[I64, ...]:
+        """All counts of `rows` above 0: the place in `rows`, what, the place there, the absolute slot, bucket and count."""
         held = self.counts[rows]
-        row, place, bucket = np.nonzero(held)
-        newest = self.head[rows[row], place // 2 % len(SPANS)]
-        return row, place, newest - (newest - place) % 2, bucket, held[row, place, bucket].astype(np.int64)
+        row, what, bucket, place = np.nonzero(held)
+        newest = self.head[rows[row], place // 2]
+        return row, what, place, newest - (newest - place) % 2, bucket, held[row, what, bucket, place].astype(np.int64)
 
-    def unite(self, rows: I64, places: I64, slots: I64, buckets: I64, values: I64) -> None:
+    def unite(self, rows: I64, whats: I64, places: I64, slots: I64, buckets: I64, values: I64) -> None:
         """Take in what `standing` said of other rows."""
-        raise_counts(self.counts, self.head, rows, places, slots, buckets, values)
+        raise_counts(self.counts, self.head, rows, whats, places, slots, buckets, values)
 
 
 def quantile(counts: I64, what: str, q: float) -> float | None:

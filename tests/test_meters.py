@@ -21,12 +21,13 @@ from stream.assembly import Assembly
 from stream.distinct import FEW, KINDS, MANY, Distinct
 from stream.figures import Totals
 from stream.health import SPANS
-from stream.measures import HEALTH
+from stream.measures import HEALTH, OF_A_CALL
+from stream.meters import Group
 from stream.pipeline import Output
 from stream.readings import WIDTHS, Readings, Whose, inflation
 from stream.sketches import ACCURACY, BUCKETS, FIRST, MAPPING, WHAT, bucket_of
 from stream.windows import DAY, HOUR, MINUTE
-from tests.calls import T0
+from tests.calls import T0, batch
 from tests.plain import Event, belongs, by_hand, named, totals_of, whose_of
 from tests.test_checkpoint import through_bytes
 
@@ -214,6 +215,18 @@ def test_distinct_items_are_counted_about_right(few: int, items: int, error: flo
     assert np.std([row[0] / items for row in found]) < error
     assert np.median([row[0] / items for row in found]) == pytest.approx(1, abs=error)
     assert {tuple(row[1:]) for row in found} == {(0.0, 0.0, 0.0)}
+
+
+def test_more_uses_than_may_be_said_at_once_take_turns_and_none_is_left_out() -> None:
+    group, calls = Group(most_said=3), batch([(0, 0, key, 1.0) for key in range(10)])
+    group.grow(10)
+    turns = []
+    for _ in range(4):
+        group.add(calls, np.arange(10), calls.key, calls.ts, np.ones((10, OF_A_CALL), np.int64))
+        turns.append(group.take_marked().tolist())
+    assert turns == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 0, 1]]
+    assert len(group.take_marked()) + len(group.take_marked()) + len(group.take_marked()) == 7
+    assert not len(group.take_marked())
 
 
 def test_a_minute_of_long_ago_never_looks_new_again() -> None:
