@@ -61,7 +61,7 @@ newer ones."""
 class Prices(Protocol):
     """What a batch costs."""
 
-    def cost(self, batch: Batch, models: Names) -> tuple[I64, NDArray[np.bool_]]:
+    def cost(self, batch: Batch, models: Names, tenants: Names) -> tuple[I64, NDArray[np.bool_]]:
         """Nano-dollars per call, and whether its price is a guess."""
         ...
 
@@ -176,7 +176,7 @@ class Pipeline:
             return output
         fresh = self._seen.first_seen(batch.event)
         clock = np.maximum(np.maximum.accumulate(batch.clock), self._clock)
-        cost, guessed = self._prices.cost(batch, self._names.models.names)
+        cost, guessed = self._prices.cost(batch, self._names.models.names, self._names.tenants.names)
         self._grow(batch)
         sums = measures(batch, cost, guessed)
         edges = (clock - GRACE) // SLICE
