@@ -27,6 +27,9 @@ DUPLICATE = Counter("burnguard_duplicate", "Calls dropped because their event id
 LATE = Counter("burnguard_late", "Calls that came after their own slice had closed")
 SKEWED = Counter("burnguard_skewed", "Calls more than a minute ahead of the clock, counted at the clock")
 OTHER = Counter("burnguard_other", "Calls whose feature or operation is counted as `other`: there was no room for its name")
+OTHER_MODEL = Counter(
+    "burnguard_other_model", "Calls whose model is priced and counted as `other`: 5,000 models came before it"
+)
 OTHER_KEY = Counter(
     "burnguard_other_key", "Calls of new keys counted under their tenant's key `other`: no room for more keys"
 )
@@ -100,7 +103,7 @@ class Standing(Protocol):
 def folded(before: Mapping[str, int], after: Mapping[str, int], refused: int, again: int) -> None:
     """Count what one fold added."""
     counted = ((CALLS, "calls"), (DUPLICATE, "duplicate"), (LATE, "late"), (SKEWED, "skewed"), (OTHER, "other"))
-    no_room = ((OTHER_KEY, "other_key"), (EVICTED, "evicted"), (UNMETERED, "unmetered"))
+    no_room = ((OTHER_MODEL, "other_model"), (OTHER_KEY, "other_key"), (EVICTED, "evicted"), (UNMETERED, "unmetered"))
     for counter, name in (*counted, *no_room, (FORGOTTEN_SESSION, "forgotten_session")):
         counter.inc(after[name] - before[name])
     USD.inc((after["usd"] - before["usd"]) / NANO)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
@@ -63,7 +62,7 @@ def test_the_narrowest_discount_holds_and_among_equals_the_newest() -> None:
     paid = {ts: usd(discounts, "acme", ("openai", "gpt-4o"), ts * 1000) / 2.5 for ts in (0, 10, 20, 50)}
     assert paid == {0: 0.9, 10: 0.7, 20: 0.5, 50: 0.5}
     assert usd(discounts, "acme", ("openai", "gpt-4o-mini"), 60_000) == 0.15, "ended for this model"
-    assert usd(discounts, "acme", ("anthropic", "claude-sonnet-4-5"), 60_000) == pytest.approx(6 * 0.8), "dear: over 200,000 tokens"
+    assert usd(discounts, "acme", ("anthropic", "claude-sonnet-4-5"), 60_000) == pytest.approx(6 * 0.8)
     assert usd(discounts, "acme", ("", "gpt-4o-2024-11-20"), 30_000) == 2.5 * 0.7, "of the provider that the library finds"
 
 
@@ -135,10 +134,3 @@ def test_a_mistake_in_an_entry_is_named(entry: object, says: str) -> None:
 def test_the_version_changes_with_a_contract_and_with_hardware() -> None:
     versions = {PriceBook(entries).version for entries in ([], [off("a", 0.1)], [off("a", 0.2)], [hosted()])}
     assert len(versions) == 4
-
-
-def test_made_up_models_share_one_sheet_and_the_library_keeps_none_of_them() -> None:
-    book = PriceBook()
-    names = [("", f"made-up-{n}") for n in range(500)] + [(f"provider-{n}", "gpt-4o") for n in range(500)]
-    book.cost(calls(1000, model=np.arange(1000)), names)
-    assert len(book._table.first_cell) == 3, "one of the unknown, one of gpt-4o from nobody knows where"
