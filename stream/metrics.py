@@ -27,9 +27,7 @@ DUPLICATE = Counter("burnguard_duplicate", "Calls dropped because their event id
 LATE = Counter("burnguard_late", "Calls that came after their own slice had closed")
 SKEWED = Counter("burnguard_skewed", "Calls more than a minute ahead of the clock, counted at the clock")
 OTHER = Counter("burnguard_other", "Calls whose feature or operation is counted as `other`: there was no room for its name")
-OTHER_MODEL = Counter(
-    "burnguard_other_model", "Calls whose model is priced and counted as `other`: 5,000 models came before it"
-)
+OTHER_MODEL = Counter("burnguard_other_model", "Calls whose model is priced and counted as `other`: 5,000 came before it")
 OTHER_KEY = Counter(
     "burnguard_other_key", "Calls of new keys counted under their tenant's key `other`: no room for more keys"
 )
