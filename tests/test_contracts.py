@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -129,6 +130,15 @@ def test_a_mistake_in_an_entry_is_named(entry: object, says: str) -> None:
         parse_document(json.dumps([entry]).encode(), "prices.json", PriceList)
     assert says in str(refused.value)
     assert "<" not in str(refused.value)
+
+
+def test_the_example_in_the_docs_is_a_price_list() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "prices.md").read_text()
+    example = page.split("```json")[1].split("```")[0]
+    entries = parse_document(example.encode(), "prices.json", PriceList).root
+    assert usd([e for e in entries if isinstance(e, Discount)], "acme", ("openai", "gpt-4o"), 1_800_000_000_000) == 2.125
+    hosted_here = next(e for e in entries if isinstance(e, SelfHosted) and e.self_hosted)
+    assert (hosted_here.price().input, hosted_here.price().output) == (0.3, 3.0)
 
 
 def test_the_version_changes_with_a_contract_and_with_hardware() -> None:
