@@ -7,14 +7,14 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import genai_prices
 import numpy as np
 from genai_prices import data_snapshot
 from genai_prices.types import ModelInfo, StartDateConstraint, TimeOfDateConstraint
 from numba import njit
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from detectors.base import Names
 from schemas.batch import I32, I64, RESPONSE_CACHE, SERVICE_TIERS, Batch, Ms
@@ -42,6 +42,25 @@ class Found:
     guessed: bool
 
 
+class Column:
+    """An array that grows at its end; what is behind `used` means nothing."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+        self.used = len(array)
+
+    def extend(self, values: ArrayLike) -> None:
+        new = np.asarray(values, self.array.dtype)
+        if self.used + len(new) > len(self.array):
+            room = np.empty((max(len(new), len(self.array)), *self.array.shape[1:]), self.array.dtype)
+            self.array = np.concatenate([self.array, room])
+        self.array[self.used : self.used + len(new)] = new
+        self.used += len(new)
+
+    def last(self) -> int:
+        return int(self.array[self.used - 1])
+
+
 class Table:
     """All sheets, flat. A sheet is one model's prices: dates x times of day x service tiers, then steps by context length.
 
@@ -50,29 +69,28 @@ class Table:
     """
 
     def __init__(self) -> None:
-        self.dates: I64 = np.empty(0, np.int64)
-        self.times: I64 = np.empty(0, np.int64)
-        self.first_date: I64 = np.zeros(1, np.int64)
-        self.first_time: I64 = np.zeros(1, np.int64)
-        self.first_cell: I64 = np.zeros(1, np.int64)
-        self.first_step: I64 = np.zeros(1, np.int64)
-        self.guessed: NDArray[np.bool_] = np.empty(0, np.bool_)
-        self.lengths: I64 = np.empty(0, np.int64)
-        self.rates: I64 = np.empty((0, REQUEST + 1), np.int64)
+        self.dates, self.times, self.lengths = (Column(np.empty(0, np.int64)) for _ in range(3))
+        self.first_date, self.first_time, self.first_cell, self.first_step = (Column(np.zeros(1, np.int64)) for _ in range(4))
+        self.guessed = Column(np.empty(0, np.bool_))
+        self.rates = Column(np.empty((0, REQUEST + 1), np.int64))
 
     def add(self, dates: list[Ms], times: list[Ms], cells: list[tuple[Steps, bool]]) -> int:
         """The new sheet's number."""
+        for begins, found in ((self.first_date, dates), (self.first_time, times), (self.first_cell, cells)):
+            begins.extend([begins.last() + len(found)])
+        self.first_step.extend(self.first_step.last() + np.cumsum([len(found) for found, _ in cells]))
         steps = [step for found, _ in cells for step in found]
-        self.dates = np.append(self.dates, dates)
-        self.times = np.append(self.times, times)
-        self.first_date = np.append(self.first_date, len(self.dates))
-        self.first_time = np.append(self.first_time, len(self.times))
-        self.first_cell = np.append(self.first_cell, self.first_cell[-1] + len(cells))
-        self.first_step = np.append(self.first_step, self.first_step[-1] + np.cumsum([len(found) for found, _ in cells]))
-        self.guessed = np.append(self.guessed, [guessed for _, guessed in cells])
-        self.lengths = np.append(self.lengths, [length for length, _ in steps])
-        self.rates = np.concatenate([self.rates, np.array([row for _, row in steps], np.int64)])
-        return len(self.first_cell) - 2
+        self.dates.extend(dates)
+        self.times.extend(times)
+        self.guessed.extend([guessed for _, guessed in cells])
+        self.lengths.extend([length for length, _ in steps])
+        self.rates.extend([row for _, row in steps])
+        return self.first_cell.used - 2
+
+    def places(self) -> tuple[NDArray[Any], ...]:
+        """Where in the rates a call's are."""
+        begins = self.first_date, self.first_time, self.first_cell, self.first_step
+        return tuple(column.array for column in (self.dates, self.times, *begins, self.lengths))
 
 
 class PriceBook:
@@ -96,6 +114,7 @@ class PriceBook:
         self._contracts, self._contract_of = _contracts([e for e in entries if isinstance(e, Discount)])
         self._table = Table()
         self._sheets: I64 = np.full((len(self._contracts), 64), NONE, np.int64)
+        self._known: dict[tuple[str, str], tuple[Found | None, RateRow | None]] = {}
         self._compiled: dict[tuple[object, ...], int] = {}
         text = "\n".join([genai_prices.__version__, *(entry.model_dump_json() for entry in entries)])
         self.version = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
@@ -111,10 +130,9 @@ class PriceBook:
         cost, guessed = np.empty(len(batch), np.int64), np.empty(len(batch), np.bool_)
         at = 0
         while True:
-            places = table.dates, table.times, table.first_date, table.first_time, table.first_cell, table.first_step
             at = _price(
-                (*places, table.lengths),
-                (table.rates, table.guessed, self._sheets),
+                table.places(),
+                (table.rates.array, table.guessed.array, self._sheets),
                 (batch.ts, contract, batch.model, batch.tier),
                 (batch.input_tokens, batch.cached_input_tokens, batch.cache_write_tokens, batch.cache_write_1h_tokens),
                 (batch.output_tokens, batch.reasoning_tokens, batch.audio_input_tokens, batch.audio_output_tokens),
@@ -148,8 +166,10 @@ class PriceBook:
     def _sheet(self, provider: str, model: str, contract: Contract) -> int:
         """The sheet of a name under a contract; names that cost the same share one."""
         entries = self._overrides.get((provider, model), [])
-        found = self._find(provider, model)
-        maximum = None if found else family_maximum(provider, model)
+        if (provider, model) not in self._known:
+            found = self._find(provider, model)
+            self._known[provider, model] = found, None if found else family_maximum(provider, model)
+        found, maximum = self._known[provider, model]
         library = (id(found.model), found.native, found.guessed) if found else maximum
         owners = {provider, found.owner if found else "", *(entry.provider for entry in entries)}
         terms = tuple(d for d in contract if d.provider in (None, *owners) and d.model in (None, model))

@@ -68,6 +68,8 @@ def of_price(price: ModelPrice) -> Steps:
 
 def discounted(steps: Steps, off: float) -> Steps:
     """Every rate less a share of it."""
+    if not off:
+        return steps
     share = 1 - Decimal(str(off))
     return [(length, tuple(_integer(rate * share) for rate in row)) for length, row in steps]
 
