@@ -119,8 +119,8 @@ class Pulse:
             wire.clock,
             wire.covered,
             wire.counters,
-            _slots(wire.tenants),
-            _slots(wire.keys),
+            _slots(wire.tenants, 1),
+            _slots(wire.keys, 2),
             wire.burning,
         )
 
@@ -164,7 +164,7 @@ def _columns(slots: Slots) -> _Slots:
     return _Slots(slots.names, *(np.ascontiguousarray(c).tobytes() for c in columns))
 
 
-def _slots(wire: _Slots) -> Slots:
+def _slots(wire: _Slots, parts: int) -> Slots:
     try:
         slots = Slots(
             wire.names,
@@ -183,8 +183,10 @@ def _slots(wire: _Slots) -> Slots:
         raise msgspec.ValidationError("a pulse says another grace than one for each name")
     if not (within(slots.entity, len(slots.names)) and within(slots.ring, RINGS) and within(slots.slot, MOST)):
         raise msgspec.ValidationError("a pulse names an entity, a ring or a slot that cannot be")
-    if not (within(slots.usd, MOST) and within(slots.counts.ravel(), MOST) and all(slots.names)):
-        raise msgspec.ValidationError("a pulse names nobody, or a sum that cannot be")
+    if not (within(slots.usd, MOST) and within(slots.counts.ravel(), MOST)):
+        raise msgspec.ValidationError("a pulse names a sum that cannot be")
+    if not all(len(name) == parts and name[0] for name in slots.names):
+        raise msgspec.ValidationError("a pulse names nobody, or a name of another number of parts")
     return slots
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -14,6 +15,8 @@ from schemas.pulse import MOST, PART_BYTES
 
 READING = b"reading"
 """The record key of a part of a reading on its topic."""
+Ends: TypeAlias = tuple[int, ...]
+"""For each column of a table what no number there reaches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +54,25 @@ class Reading:
             yield from self._of(half, len(self.names)).parts(limit)
 
     @staticmethod
-    def read(message: bytes, widths: tuple[int, int, int]) -> Reading:
-        """The reading (or part) that `parts` wrote, its tables so many columns wide.
+    def read(message: bytes, ends: tuple[Ends, Ends, Ends]) -> Reading:
+        """The reading (or part) that `parts` wrote, every number of its tables at least 0 and below its column's end.
 
         Raises msgspec.DecodeError for everything else.
         """
         try:
             wire = msgspec.msgpack.decode(message, type=_Reading)
-            tables = [_read(t, w) for t, w in zip((wire.health, wire.seen, wire.sizes), widths, strict=True)]
+            tables = [_read(t, len(e)) for t, e in zip((wire.health, wire.seen, wire.sizes), ends, strict=True)]
         except (UnicodeDecodeError, RecursionError) as error:
             raise msgspec.DecodeError(f"not a reading: {error}") from error
         except ValueError as error:
             raise msgspec.ValidationError(f"a table of a reading has a wrong size: {error}") from error
         if not (0 <= wire.partition < 2**31 and 0 <= wire.clock < MOST):
             raise msgspec.ValidationError(f"a reading of partition {wire.partition} at {wire.clock} cannot be")
-        for table in tables:
-            if len(table) and not (table.min() >= 0 and table.max() < MOST and table[:, 0].max() < len(wire.names)):
-                raise msgspec.ValidationError("a reading names a use, a slot or a number that cannot be")
-        if not all(tenant for tenant, *_ in wire.names):
-            raise msgspec.ValidationError("a reading names nobody")
+        for table, end in zip(tables, ends, strict=True):
+            if len(table) and not ((table >= 0).all() and (table < end).all() and table[:, 0].max() < len(wire.names)):
+                raise msgspec.ValidationError("a reading names a use, a place, a slot or a number that cannot be")
+        if not all(tenant and model for tenant, _, _, model in wire.names):
+            raise msgspec.ValidationError("a reading names nobody, or no model")
         return Reading(wire.partition, wire.clock, wire.names, *tables)
 
     def _of(self, lo: int, hi: int) -> Reading:

@@ -1,4 +1,4 @@
-"""How many distinct users, addresses, sessions and fingerprints a row had, over any whole minutes of the last 24 hours.
+"""How many distinct users, addresses, sessions and fingerprints a row had, over any whole minutes of the last 48 hours.
 
 A timestamp vector (Kim & O'Hallaron, Counting Network Flows in Real Time, 2003) over a multiresolution bitmap (Estan,
 Varghese & Fisk, Bitmap Algorithms for Counting Active Flows, 2003): an item's hash names one place, and the place keeps
@@ -24,7 +24,8 @@ FEW, MANY = 6, 48
 """Places of a block: for a key (48 of each kind, 400 bytes a row) and for a tenant or a feature (384 of each kind)."""
 TURN = 65_535
 """A place holds its minute modulo TURN, plus one; 0 is never."""
-REACH = DAY // MINUTE
+REACH = 2 * DAY // MINUTE
+"""Of the sums of 24 hours too, which are those of the day and of the whole one before."""
 AT_ONCE = 64
 TIDY = 4_096
 """Minutes after which at the latest what is older than REACH leaves a row in use: long before TURN takes it for new."""

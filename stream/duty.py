@@ -121,7 +121,7 @@ class Duty:
             self._say(line(news))
 
     def sum_up(self) -> None:
-        """Say who spent most, how the calls of this hour and the one before went, and what every incident came to."""
+        """Say who spent most, how calls went, and what every incident came to."""
         for tenant, spent in list(self.tenants.spent(HOUR).items())[:5]:
             self._say(f"           {tenant}: {usd(spent)} in the last hour; {self._stood(Whose(tenant))}")
         self._say(f"           everybody: {self._stood(Whose(None))}")
@@ -129,5 +129,7 @@ class Duty:
             self._say(f"           {story}")
 
     def _stood(self, whose: Whose) -> str:
+        """Of this hour and the one before."""
         readings, now = self.tenants.readings, self.tenants.clock
-        return stood(readings.totals(whose, HOUR, now), readings.distinct(whose, HOUR, now)["users"])
+        since = time.strftime("%H:%M", time.gmtime((now // HOUR - 1) * HOUR // 1000))
+        return f"{stood(readings.totals(whose, HOUR, now), readings.distinct(whose, HOUR, now)['users'])} since {since}"

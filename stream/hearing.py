@@ -19,7 +19,7 @@ from schemas.signals import SIGNAL, Signal
 from schemas.snapshot import BadCheckpoint
 from stream.checkpoint import Buffer, Checkpoint, compress, decompress, pack, read
 from stream.duty import Duty
-from stream.readings import WIDTHS
+from stream.readings import ENDS
 
 KEEP: Ms = 30_000
 """How often the fold is kept: what a takeover must read again."""
@@ -140,7 +140,7 @@ class Hearing:
             if record.key == PULSE:
                 return Pulse.read(record.value or b"")
             if record.key == READING:
-                return Reading.read(record.value or b"", WIDTHS)
+                return Reading.read(record.value or b"", ENDS)
             if record.key == USAGE:
                 return Rollup.read(record.value or b"")
             reason = f"its key is {record.key!r}"

@@ -10,13 +10,13 @@ from schemas.batch import I32, I64, Batch, Ms
 from schemas.reading import Reading
 from schemas.snapshot import Snapshot, joined, number, of_numbers, part
 from stream.columns import Column, Columns
-from stream.distinct import MANY, REACH, Distinct
-from stream.health import Health
+from stream.distinct import MANY, Distinct
+from stream.health import SPANS, Health
 from stream.measures import USD
 from stream.sessions import Sessions
 from stream.sketches import Sketches
 from stream.uses import Uses
-from stream.windows import MINUTE
+from stream.windows import DAY, MINUTE
 
 MOST_SAID = 1_000
 """Uses said at a time: making and sending so many takes some 60 ms, in which nothing is folded."""
@@ -77,8 +77,13 @@ class Group:
         self.sizes.unite(rows[sizes[:, 0]], *sizes[:, 1:].T)
 
     def idle(self, now: Ms) -> NDArray[np.bool_]:
-        """Which rows had no call for so long that all their meters are empty: since before yesterday."""
-        idle: NDArray[np.bool_] = self.seen.head[: self.seen.rows] < now // MINUTE - 2 * REACH
+        """Which rows had no call for so long that all their meters are empty: since before yesterday.
+
+        Calls that do not say who was behind them are only in `health` where a reading brought them.
+        """
+        rows, before = self.seen.rows, now - 2 * DAY
+        seen, told = self.seen.head[:rows] >= before // MINUTE, self.health.head[:rows, 0] >= before // SPANS[0]
+        idle: NDArray[np.bool_] = ~(seen | told)
         return idle
 
     def keep(self, rows: NDArray[np.bool_]) -> None:

@@ -224,6 +224,11 @@ class Pipeline:
         cells = self._cells.rest()
         return [self._rollup(cells, self._clock)] if len(cells) else []
 
+    def unsaid(self) -> Iterator[Reading]:
+        """What the uses stand at that was not said yet, where no call comes any more."""
+        while (reading := self._reading(self._clock)) is not None:
+            yield reading
+
     def standing(self) -> tuple[int, list[Rollup]]:
         """Since which epoch hour usage may still change, and what it is by now."""
         cells = self._cells.every()
@@ -324,7 +329,7 @@ class Pipeline:
         self.counters["other_model"] += int((batch.model[kept] == self._names.models.other).sum())
         self.counters["usd"] += int(sums[kept, USD].sum())
         self.counters["guessed_usd"] += int(sums[kept, GUESSED].sum())
-        unmetered, forgotten = self.meters.add(batch, clock, sums, keep)
+        unmetered, forgotten = self.meters.add(batch.rows(lo, hi), clock[lo:hi], sums[lo:hi], keep - lo)
         self.counters["unmetered"] += unmetered
         self.counters["forgotten_session"] += forgotten
 
@@ -338,10 +343,7 @@ class Pipeline:
             minute = edge * SLICE // MINUTE * MINUTE
             if len(said):
                 output.usage.append(self._rollup(said, minute))
-            names = self._names
-            reading = self.meters.reading(
-                self._partition, minute, names.tenants.names, names.features.names, names.models.names
-            )
+            reading = self._reading(minute)
             if reading is not None:
                 output.readings.append(reading)
             if minute // HOUR > before * SLICE // HOUR:
@@ -401,6 +403,10 @@ class Pipeline:
         _leave(self._names.tenants, tenants)
         of_keys, of_tenants = self._rows.unknown(self._names.keys.idle, self._names.tenants.idle)
         self._names.keys.idle, self._names.tenants.idle = of_keys, of_tenants
+
+    def _reading(self, clock: Ms) -> Reading | None:
+        names = self._names
+        return self.meters.reading(self._partition, clock, names.tenants.names, names.features.names, names.models.names)
 
     def _rollup(self, cells: I64, clock: Ms) -> Rollup:
         keys, key = used(self._names.keys.names, cells[:, WHO] >> 32)

@@ -9,19 +9,23 @@ from typing import TypeAlias
 import numpy as np
 
 from schemas.batch import I64, Ms
+from schemas.pulse import MOST
 from schemas.reading import Reading
 from schemas.snapshot import BadCheckpoint, Snapshot, array, joined, of_texts, part, texts
-from stream.distinct import KINDS, MANY, Distinct
+from stream.distinct import BLOCKS, KINDS, MANY, Distinct
 from stream.figures import Totals
 from stream.health import SPANS
 from stream.measures import OF_A_CALL
 from stream.meters import Group
-from stream.sketches import quantile
+from stream.sketches import BUCKETS, PLACES, WHAT, quantile
+from stream.windows import U32_MAX
 
-WIDTHS = 3 + OF_A_CALL, 3, 6
-"""Columns of a reading's tables."""
-
-
+ENDS = (
+    (MOST, len(SPANS), *[MOST] * (1 + OF_A_CALL)),
+    (MOST, len(KINDS) * BLOCKS * MANY, MOST),
+    (MOST, len(WHAT), PLACES, MOST, BUCKETS, U32_MAX + 1),
+)
+"""Of every column of a reading's tables what no number reaches: what is beyond the arrays that it goes to is refused."""
 Use: TypeAlias = tuple[str, str, str, str]
 """Tenant, feature, provider, model."""
 

@@ -120,6 +120,8 @@ class Run:
         self._following = asyncio.create_task(self._follow(source))
         ended = await _unless(turning, self._following)
         self._count(self._assembly.pipeline.rest())
+        for reading in self._assembly.pipeline.unsaid():
+            self._tenants.readings.fold(reading)
         (await _unless(turning, asyncio.create_task(self._duty.take_back()))).result()
         turning.cancel()
         self._duty.tell()

@@ -37,6 +37,11 @@ class Behind:
         """The tenants of a partition that are behind, or once were, and how far."""
         return self._of.get(partition, {})
 
+    def forget(self, before: Ms) -> None:
+        """Tenants of whom nothing was said since then."""
+        for partition, tenant in [place for place, said in self._said.items() if said <= before]:
+            del self._said[partition, tenant], self._of[partition][tenant]
+
     def snapshot(self) -> Snapshot:
         return {
             "partition": np.array([partition for partition, _ in self._said], np.int32),
@@ -78,6 +83,7 @@ class TenantMeters:
         before, self._clock = self._clock, max(self._clock, pulse.clock)
         if self._clock // HOUR > before // HOUR:
             self._forget()
+            self._behind.forget(self._clock - EMPTY)
             self.readings.tidy(self._clock)
         self._behind.fold(pulse)
         slots = pulse.tenants

@@ -14,6 +14,7 @@ from schemas.pulse import Pulse
 from schemas.snapshot import BadCheckpoint
 from stream.grace import TENANT, Graces
 from stream.tenants import TenantMeters
+from stream.windows import HOUR
 from tests.calls import T0, Call, batch, pipeline
 from tests.exporters import NoGrace, Played, every_slice, exporters, flushed
 
@@ -223,6 +224,9 @@ def test_how_far_a_tenant_is_behind_survives_old_words_and_a_restart() -> None:
     again.restore(tenants.snapshot())
     again.fold(pulses[2])
     assert dict(again.behind(0)) == {"tenant-0": 30_000}
+    days_later = replace(pulses[-1], partition=1, clock=pulses[-1].clock + 51 * HOUR)
+    again.fold(days_later)
+    assert dict(again.behind(0)) == {}, "who is forgotten is not remembered to be behind"
     older = {name: column for name, column in tenants.snapshot().items() if not name.startswith("behind.")}
     fresh = TenantMeters()
     fresh.restore(older)

@@ -22,12 +22,14 @@ from schemas.batch import SLICE, Ms
 from schemas.directory import Directory
 from schemas.orders import Delivery
 from schemas.pulse import PULSE, Pulse
+from schemas.reading import READING, Reading
 from schemas.rollup import MEASURES, USAGE, Rollup
 from stream.duty import Duty
 from stream.hearing import Hearing
+from stream.measures import OF_A_CALL
 from stream.responder import settle_in_shadow
 from stream.settings import Settings
-from stream.windows import HOUR
+from stream.windows import DAY, HOUR, MINUTE
 from tests.conftest import NewLedger, fewer
 from tests.story import ARMED, KEY, T0
 from tests.topic import Record, Said, burn, logged, pulse, slots
@@ -47,6 +49,14 @@ ROLLUP = Rollup(
     hour=np.full(1, T0 // HOUR, np.int32),
     counted=np.full(1, T0 // HOUR, np.int32),
     values=np.arange(12).reshape(1, 12),
+)
+READ = Reading(
+    0,
+    T0,
+    (("acme", "search", "openai", "gpt-4o"),),
+    health=np.array([[0, 2, T0 // DAY, *range(OF_A_CALL)]]),
+    seen=np.array([[0, 7, T0 // MINUTE]]),
+    sizes=np.array([[0, 1, 2 + T0 // DAY % 2, T0 // DAY, 9, 1]]),
 )
 OTHER = ("globex", "key-7")
 PANES = 40
@@ -197,6 +207,7 @@ GOOD = [
     burn(T0 + 1),
     *pulse(T0 + SLICE, (KEY,)),
     *(Said(USAGE, part) for part in ROLLUP.parts()),
+    *(Said(READING, part) for part in READ.parts()),
     Said(b"signal", b""),
     Said(b"pulse", b"\x97"),
     Said(b"usage", b"\x9e"),
@@ -284,3 +295,12 @@ def test_a_key_whose_calls_come_on_two_partitions_is_told_once(new_term: NewTerm
     term.take(logged(heard))
     told = [news.said for news in term.duty.responder.news() if news.what == "incident_opened"]
     assert told == ["telemetry_gap of acme/key-1: 2 partitions that its calls come on, 0 and 1"]
+
+
+@pytest.mark.parametrize("name", [("acme",), ("acme", "key-1", "more"), ("", "key-1")])
+def test_a_pulse_whose_names_are_no_keys_is_unreadable(new_term: NewTerm, name: tuple[str, ...]) -> None:
+    """Were it believed, the responder would end where such a key is told, and again at every restart."""
+    term = new_term()
+    pulses = [Pulse(p, T0, 0, {}, slots(), slots((name,)), ()) for p in (0, 1)]
+    term.take(logged([Said(PULSE, part) for pulse in pulses for part in pulse.parts()]))
+    assert term.hearing.unreadable == 2

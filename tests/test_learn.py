@@ -120,7 +120,7 @@ def test_every_call_of_the_file_is_learnt_in_the_partition_where_emit_sends_its_
         assembly = restored(kafka, number)
         assert {partition_of(tenant.encode(), PARTITIONS) for tenant, _ in assembly.decoder.keys.names} == {number}
         columns = checkpoint(kafka, number).state
-        dollars += int(columns["pipeline.keys.usd"][:, 72:].sum()) + int(columns["pipeline.open.arena"][:, 0].sum())
+        dollars += int(columns["pipeline.keys.usd"][:, 72:].sum()) + int(columns["pipeline.open.sums"][:, 0].sum())
     assert dollars == pytest.approx(12 * 24 * 2 * 0.01 * NANO, rel=0.1)  # rings of 24 hours: the oldest may be gone
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -24,8 +25,9 @@ from stream.health import SPANS
 from stream.measures import HEALTH, OF_A_CALL
 from stream.meters import Group
 from stream.pipeline import Output
-from stream.readings import WIDTHS, Readings, Whose, inflation
+from stream.readings import ENDS, Readings, Whose, inflation
 from stream.sketches import ACCURACY, BUCKETS, FIRST, MAPPING, WHAT, bucket_of
+from stream.uses import Uses
 from stream.windows import DAY, HOUR, MINUTE
 from tests.calls import T0, batch
 from tests.plain import Event, belongs, by_hand, named, totals_of, whose_of
@@ -132,7 +134,7 @@ def played(calls: list[Call], chance: random.Random, shuffled: bool = False) -> 
             if chance.random() < 0.3:
                 log.restart()
         words += log.assembly.pipeline.advance(end + 2 * MINUTE).readings
-    said = [Reading.read(part, WIDTHS) for word in words for part in word.parts(chance.choice([4_000, 500_000]))]
+    said = [Reading.read(part, ENDS) for word in words for part in word.parts(chance.choice([4_000, 500_000]))]
     if shuffled:
         said += chance.sample(said, len(said) // 2)
         chance.shuffle(said)
@@ -263,3 +265,66 @@ def test_inflation_is_an_hour_against_a_day_per_call_and_per_user() -> None:
     assert per_call == pytest.approx(3.64 / 2, rel=0.1)
     assert per_user == pytest.approx((410 / 12) / (600 / 20), rel=0.2)
     assert inflation(readings, Whose("nobody"), end) == (None, None)
+
+
+def said_of(*, health: Sequence[int] = (), seen: Sequence[int] = (), sizes: Sequence[int] = (), model: str = "m") -> bytes:
+    """A reading of one use, with at most one row in each table."""
+    tables = (np.array(row, np.int64).reshape(-1, len(end)) for row, end in zip((health, seen, sizes), ENDS, strict=True))
+    return next(Reading(0, T0, (("t", "search", "", model),), *tables).parts())
+
+
+ONE = [1] * OF_A_CALL
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        said_of(health=[1, 0, 5, *ONE]),
+        said_of(health=[0, len(SPANS), 5, *ONE]),
+        said_of(health=[0, 0, 5, *ONE[1:], 2**62]),
+        said_of(seen=[0, 4 * 8 * MANY, 5]),
+        said_of(sizes=[0, len(WHAT), 0, 4, 0, 1]),
+        said_of(sizes=[0, 0, 4, 4, 0, 1]),
+        said_of(sizes=[0, 0, 0, 4, BUCKETS, 1]),
+        said_of(sizes=[0, 0, 0, 4, 0, 2**32]),
+        said_of(model=""),
+    ],
+)
+def test_a_reading_that_names_what_no_meter_has_is_refused_before_a_kernel_sees_it(message: bytes) -> None:
+    """Kernels check no bounds: a place beyond an array would end the responder, and again at every restart."""
+    with pytest.raises(msgspec.ValidationError):
+        Reading.read(message, ENDS)
+
+
+def test_the_last_place_of_every_meter_is_taken_in() -> None:
+    readings = Readings()
+    seen, sizes = [0, 4 * 8 * MANY - 1, 5], [0, 1, 3, 5, BUCKETS - 1, 2**32 - 1]
+    readings.fold(Reading.read(said_of(health=[0, 2, 5, *ONE], seen=seen, sizes=sizes), ENDS))
+    assert readings.totals(Whose("t"), DAY, 5 * DAY).calls == 1
+
+
+def call(n: int, at: int, **more: Any) -> Call:
+    event = {"event_id": f"e{n}", "ts": at / 1000, "tenant": "t", "key_id": "k", "provider": "p", "model": "m"}
+    return Call(at, 0, event | {"input_tokens": 100, "output_tokens": 0} | more)
+
+
+def test_a_use_whose_calls_never_say_who_was_behind_them_stays_until_its_meters_are_empty() -> None:
+    readings, _, end = played([call(0, T0)], random.Random(0))
+    for later, known in ((0, True), (47 * HOUR, True), (49 * HOUR, False)):
+        readings.tidy(end + later)
+        assert (Whose("t") in readings.known()) is known
+        assert readings.totals(Whose("t"), DAY, end).calls == known
+
+
+def test_a_day_of_tokens_per_user_has_the_users_of_all_its_hours() -> None:
+    """Every hour ten calls of a user of its own: nothing inflates, however long ago the day before began."""
+    readings, _, end = played([call(n, T0 + n * 6 * MINUTE, user_id=f"user-{n // 10}") for n in range(480)], random.Random(0))
+    per_call, per_user = inflation(readings, Whose("t"), end)
+    assert per_call == 1.0
+    assert per_user == pytest.approx(1.0, rel=0.25)
+
+
+def test_a_model_whose_number_has_no_room_in_a_use_is_counted_as_nobody_elses() -> None:
+    uses, one = Uses(), np.ones(3, np.int32)
+    rows, homeless = uses.rows(np.arange(3), one, one, np.array([0, 2**20 - 1, 2**20], np.int32))
+    assert (rows.tolist(), homeless) == ([0, 1, -1], 1)

@@ -279,3 +279,13 @@ def test_a_files_clock_is_its_arrival_or_the_running_median_wherever_it_is_cut(
     cuts = sorted(data.draw(st.lists(st.integers(0, len(rows)), max_size=4)))
     assert clocked(calls, cuts) == truth
     assert np.all(np.diff(truth) >= 0)
+
+
+def test_the_summary_of_a_run_has_every_use_however_many_there_are(files: Path) -> None:
+    calls = (
+        event(n, 1_780_000_000 + n / 100, f"key-{n % 5}", feature=f"f-{n % 400}", model=f"m-{n % 3}") for n in range(1_200)
+    )
+    (files / "calls.ndjson").write_text("".join(json.dumps(call) + "\n" for call in calls))
+    said = burnguard("run", files / "calls.ndjson", "--prices", files / "prices.json", "--ledger", files / "ledger.db")
+    assert said.exit_code == 0, said.output
+    assert "everybody: 1,200 calls" in said.output

@@ -27,7 +27,7 @@ from stream.checkpoint import EMPTY, IN_BLOCKS, Buffer, Pointer, read_chunk_key
 from stream.figures import Totals
 from stream.health import SPANS
 from stream.partition import Partition, StateLost
-from stream.readings import WIDTHS
+from stream.readings import ENDS
 from stream.records import Fetched
 from stream.settings import SettingsError, WorkerSettings
 from stream.tenants import TenantMeters
@@ -95,7 +95,7 @@ def said(log: Log) -> tuple[dict[str, Signal], dict[str, int], set[tuple[int, st
                 if row["cell"] not in cells or holds_more(row, cells[row["cell"]]):
                     cells[row["cell"]] = row
         elif key == READING:
-            meters.readings.fold(Reading.read(value, WIDTHS))
+            meters.readings.fold(Reading.read(value, ENDS))
         else:
             assert key == PULSE
             meters.fold(Pulse.read(value))

@@ -30,7 +30,7 @@ from stream.checkpoint import EMPTY, Buffer, Pointer
 from stream.distinct import MANY
 from stream.health import SPANS
 from stream.measures import HEALTH
-from stream.readings import WIDTHS, Readings
+from stream.readings import ENDS, Readings
 from stream.settings import KafkaSettings
 from stream.tenants import TenantMeters
 from stream.transport import Topics
@@ -184,7 +184,7 @@ async def _verify(kafka: KafkaSettings, partitions: int) -> Verdict:
         elif record.key == USAGE:
             _take(cells, Rollup.read(record.value))
         elif record.key == READING:
-            meters.readings.fold(Reading.read(record.value, WIDTHS))
+            meters.readings.fold(Reading.read(record.value, ENDS))
         else:
             assert record.key == PULSE
             pulse = Pulse.read(record.value)
@@ -243,7 +243,7 @@ def _unsaid(partition: int, assembly: Assembly) -> Reading:
     reading = pipeline.meters.reading(
         partition, pipeline.clock or 0, names.tenants.names, names.features.names, names.models.names
     )
-    return reading or Reading(partition, 0, (), *(np.empty((0, width), np.int64) for width in WIDTHS))
+    return reading or Reading(partition, 0, (), *(np.empty((0, len(end)), np.int64) for end in ENDS))
 
 
 def _compare_readings(verdict: Verdict, readings: Readings, counted: list[tuple[Ms, Event, int]]) -> None:
