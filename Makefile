@@ -15,9 +15,10 @@ help: ## what each target does
 
 setup: .venv/ready ## make .venv from the lock and install burnguard into it
 
-services: setup ## fetch what tests start themselves: Apache Kafka's jars (needs Java and Maven), PostgreSQL (where apt is)
+services: setup ## fetch what tests start themselves: Apache Kafka's jars (needs Java and Maven), PostgreSQL (where apt is), LiteLLM and OpenTelemetry (700 MB)
 	$(PY)/python -m examples.kafka.broker fetch
 	$(PY)/python -m tests.postgres fetch
+	$(PY)/python -m tests.senders fetch
 
 kafka-up: setup ## start a Kafka broker on this machine
 	$(PY)/python -m examples.kafka.broker up

@@ -18,14 +18,14 @@ from schemas.quarantine import Quarantined, fingerprint
 from schemas.scan import COUNTS, ENUMS, FIELDS, IDS, MAX_LINE, MS, NAMES, P2, P3, TIMES, WRITE, WRITE_1H, scan
 from schemas.snapshot import BadCheckpoint, Snapshot, array, joined, number, of_numbers, of_texts, part, texts
 from schemas.usage import MAX_COUNT, SHOWN, UsageEvent, bounds, check_parts
-from schemas.vocabulary import BoundedVocabulary, Vocabulary
+from schemas.vocabulary import BoundedVocabulary, FirstModels, Vocabulary
 
 SAMPLE = 1_000
 """Unknown field names are counted on one accepted row in so many."""
 AT_ONCE = 2_000
 """Lines that are still in a core's cache when their names are looked up."""
 MOST_NAMES, LONGEST_NAME = 100, 64
-MOST_FEATURES, MOST_OPERATIONS = 1_000, 100
+MOST_MODELS, MOST_FEATURES, MOST_OPERATIONS = 5_000, 1_000, 100
 """Of a partition; who comes later is "other"."""
 NOBODY: I32 = np.empty(0, np.int32)
 _SHOWN = re.compile(SHOWN)
@@ -67,13 +67,18 @@ def parse(line: bytes) -> dict[str, Any]:
     """The JSON object of a line; msgspec is the one judge of syntax (a name given twice: the last counts). Raises Refused."""
     if len(line) > MAX_LINE:
         raise Refused("line_too_long")
-    try:
-        value = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(f"not JSON: {_without_values(error)}") from error
+    value = json_of(line)
     if not isinstance(value, dict):
         raise Refused("not a JSON object")
     return value
+
+
+def json_of(text: bytes) -> Any:
+    """The JSON value of a text, however long. Raises Refused with a reason that never holds a value."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(f"not JSON: {_without_values(error)}") from error
 
 
 def convert(event: dict[str, Any]) -> Any:
@@ -104,7 +109,7 @@ class Decoder:
     def __init__(self) -> None:
         self.tenants = Vocabulary()
         self.keys = Vocabulary(parts=2)
-        self.models = Vocabulary(parts=2)
+        self.models = FirstModels(MOST_MODELS)
         self.features = BoundedVocabulary(MOST_FEATURES)
         self.operations = BoundedVocabulary(MOST_OPERATIONS)
         self.unknown_names: Counter[str] = Counter()

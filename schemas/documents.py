@@ -115,7 +115,7 @@ def _explain(text: str, name: str, model: type[BaseModel], error: ValidationErro
     schema = model.model_json_schema(by_alias=True)
     lines = []
     for problem in problems[:SHOWN_PROBLEMS]:
-        line, path = _place(root, problem["loc"])
+        line, path = _place(root, tuple(part for part in problem["loc"] if not _tag(part)))
         place = f"{name}:{line}" if root else name
         lines.append(f"{place}: {path or 'document'}: {_problem(problem, schema)}")
     if len(problems) > SHOWN_PROBLEMS:
@@ -150,11 +150,19 @@ def _fields_at(schema: dict[str, Any], loc: tuple[int | str, ...]) -> list[str]:
     """The names that a JSON Schema allows at a path."""
     here: Any = schema
     for part in loc:
+        if tag := _tag(part):
+            here = schema["$defs"][tag]
+            continue
         here = _resolved(here, schema)
         here = here.get("items", {}) if isinstance(part, int) else here.get("properties", {}).get(part, {})
         if "anyOf" in here:
             here = next((_resolved(c, schema) for c in here["anyOf"] if c.get("type") != "null"), {})
     return list(_resolved(here, schema).get("properties", {}))
+
+
+def _tag(part: int | str) -> str:
+    """The model that a tagged union chose, "" for every other part of a path."""
+    return part[1:-1] if isinstance(part, str) and part.startswith("<") else ""
 
 
 def _resolved(here: Any, schema: Any) -> Any:

@@ -14,6 +14,7 @@ from schemas.snapshot import BadCheckpoint, Snapshot, alike, array
 
 LONGEST = 256
 """Bytes of a name in a bounded vocabulary."""
+ANY = 2**31 - 1
 
 
 @njit(cache=True)
@@ -27,10 +28,10 @@ def combined(hashes, i):  # type: ignore[no-untyped-def]  # numba infers the typ
 
 
 @njit(cache=True)
-def _look_up(buffer, starts, lengths, hashes, skip, table, rows, arena, offsets, sizes, longest, at, out):  # type: ignore[no-untyped-def]
+def _look_up(buffer, starts, lengths, hashes, skip, table, rows, arena, offsets, sizes, longest, other, at, out):  # type: ignore[no-untyped-def]
     """Fill `out` from name `at` on; stops at the first unknown name and returns its index.
 
-    An unknown name whose first part is longer than `longest` is OTHER.
+    An unknown name whose first part is longer than `longest` is `other`.
     """
     mask = np.uint64(len(table) - 1)
     for i in range(at, len(out)):
@@ -57,7 +58,7 @@ def _look_up(buffer, starts, lengths, hashes, skip, table, rows, arena, offsets,
         if found < 0:
             if lengths[0, i] <= longest:
                 return i
-            found = OTHER
+            found = other
         out[i] = found
     return len(out)
 
@@ -117,10 +118,11 @@ class Vocabulary:
     away, and new names get the lowest free rows first. What `names` says of a free row means nothing.
     """
 
-    def __init__(self, parts: int = 1, longest: int = 2**31 - 1) -> None:
+    def __init__(self, parts: int = 1, longest: int = ANY) -> None:
         self.names: list[tuple[str, ...]] = []
         self._parts = parts
         self._longest = longest
+        self._other = OTHER
         self._table: U64 = np.zeros(1024, np.uint64)
         self._rows: I32 = np.zeros(1024, np.int32)
         self._arena: U8 = np.zeros(4096, np.uint8)
@@ -153,6 +155,7 @@ class Vocabulary:
                 self._offsets,
                 self._sizes,
                 self._longest,
+                self._other,
                 at,
                 out,
             )
@@ -279,6 +282,38 @@ class BoundedVocabulary(Vocabulary):
         """Nobody new where it is full."""
         if len(self.names) >= self._most:
             self._longest = -1
+
+
+class FirstModels(Vocabulary):
+    """(Provider or "", model): the first `most` to come. Whoever comes later is ("", "other"), which is one of them.
+
+    `other` is the row of those for whom there was no room, -1 as long as there is some.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__(parts=2)
+        self._most = most
+        self.other = -1
+
+    def _add(self, texts: list[bytes], hashed: int) -> None:
+        super()._add(texts, hashed)
+        self._close()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """A checkpoint with more of them than there may be keeps those that it has. Raises BadCheckpoint."""
+        super().restore(snapshot)
+        self._longest, self.other = ANY, -1
+        self._close()
+
+    def _close(self) -> None:
+        """Nobody new where only one more has room."""
+        if self.other >= 0 or len(self.names) < self._most - 1:
+            return
+        if ("", "other") not in self.names:
+            hashes = np.array([[0], [xxhash.xxh64_intdigest(b"other")]], np.uint64)
+            super()._add([b"", b"other"], int(combined(hashes, 0)))
+        self._other = self.other = self.names.index(("", "other"))
+        self._longest = -1
 
 
 def _names(arena: bytes, offsets: I64, sizes: I32) -> list[tuple[str, ...]]:

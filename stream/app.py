@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn, cast
 
@@ -23,7 +24,7 @@ from faust.types import StreamT
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from yarl import URL
 
-from schemas.prices import PriceEntry
+from schemas.prices import Entry
 from stream.assembly import Assembly
 from stream.checkpoint import Buffer, Checkpoint, compress, decompress, pack, read
 from stream.duty import wall
@@ -90,7 +91,7 @@ def faust_app(kafka: KafkaSettings, settings: WorkerSettings) -> faust.App:
     return app
 
 
-async def work(kafka: KafkaSettings, settings: WorkerSettings, prices: list[PriceEntry]) -> None:
+async def work(kafka: KafkaSettings, settings: WorkerSettings, prices: Sequence[Entry]) -> None:
     """Work until SIGTERM or SIGINT, then write a last checkpoint and leave the group."""
     compile_kernels()
     gc.freeze()  # what is there by now stays: going through it in a full collection would let calls wait for 110 ms

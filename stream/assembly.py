@@ -9,7 +9,7 @@ from detectors.base import PaneDetector
 from detectors.spend import GATES_USD, Gates, SpendSpike
 from schemas.batch import SLICE, Ms
 from schemas.decode import Decoder
-from schemas.prices import PriceEntry
+from schemas.prices import Entry
 from schemas.pulse import Pulse
 from schemas.signals import Signal, identity
 from schemas.snapshot import Snapshot, joined, part
@@ -37,7 +37,7 @@ class Assembly:
 
     def __init__(
         self,
-        prices: Sequence[PriceEntry],
+        prices: Sequence[Entry],
         dedupe: int = NEWEST_IDS,
         partition: int = 0,
         most: int | None = None,

@@ -16,6 +16,8 @@ import click
 from actions.ledger import BadLedger, Busy, Deposed, Ledger
 from schemas.documents import DocumentError
 from schemas.snapshot import BadCheckpoint
+from stream.cli_convert import convert
+from stream.cli_intake import intake
 from stream.cli_kafka import emit, mistakes_said, topics
 from stream.cli_lab import backtest, simulate, trials
 from stream.cli_options import (
@@ -80,6 +82,8 @@ main.add_command(simulate)
 main.add_command(backtest)
 main.add_command(trials)
 main.add_command(usage)
+main.add_command(convert)
+main.add_command(intake)
 
 
 @main.command()

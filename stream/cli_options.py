@@ -8,7 +8,7 @@ import click
 
 from schemas.directory import Directory
 from schemas.policy import Policy
-from schemas.prices import PriceEntry, PriceList
+from schemas.prices import Entry, PriceList, SelfHosted
 from stream.documents import read_document, recommended
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -32,5 +32,10 @@ def directory_of(path: Path | None) -> Directory:
     return Directory() if path is None else read_document(path, Directory)
 
 
-def prices_of(path: Path | None) -> list[PriceEntry]:
-    return [] if path is None else list(read_document(path, PriceList).root)
+def prices_of(path: Path | None) -> list[Entry]:
+    """The entries; says which models are self-hosted for nothing."""
+    entries = [] if path is None else list(read_document(path, PriceList).root)
+    for entry in entries:
+        if isinstance(entry, SelfHosted) and entry.self_hosted is None:
+            click.echo(f"{path}: {entry.model} is self-hosted and has no price: its calls cost nothing", err=True)
+    return entries

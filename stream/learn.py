@@ -26,7 +26,7 @@ from kafka.errors import (
 from kafka.structs import OffsetAndMetadata
 
 from schemas.batch import Ms
-from schemas.prices import PriceEntry
+from schemas.prices import Entry
 from schemas.scan import MAX_LINE
 from schemas.snapshot import joined, of_numbers
 from stream.assembly import Assembly
@@ -64,7 +64,7 @@ class Past:
     pieces: list[bytes] = field(default_factory=list)
 
 
-def learn(settings: KafkaSettings, file: Path, prices: Sequence[PriceEntry], now: Ms) -> Iterator[Past]:
+def learn(settings: KafkaSettings, file: Path, prices: Sequence[Entry], now: Ms) -> Iterator[Past]:
     """Learn the file, one partition after the other, then let the group point at all of it in one commit.
 
     Every partition goes on at the first call that was appended after the newest of its own in the file; calls that are in
@@ -124,7 +124,7 @@ def _commit(kafka: KafkaAdminClient, settings: KafkaSettings, commits: dict[Topi
             raise Refused(f"group {settings.group}, partition {tp.partition}: {error.__name__}; is a worker running?")
 
 
-def _fold(file: Path, number: int, partitions: int, prices: Sequence[PriceEntry]) -> tuple[Assembly, Past]:
+def _fold(file: Path, number: int, partitions: int, prices: Sequence[Entry]) -> tuple[Assembly, Past]:
     """A partition's share of the file, folded; its signals are dropped."""
     assembly = Assembly(prices, partition=number)
     reader, clock = LineReader(assembly.decoder), FileClock()

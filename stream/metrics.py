@@ -1,4 +1,4 @@
-"""Every metric of a worker once, with its meaning and unit (Prometheus)."""
+"""Every metric of a worker and of the intake once, with its meaning and unit (Prometheus)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from schemas.batch import NANO, Ms
 from schemas.signals import Signal
@@ -16,6 +16,10 @@ HEAD = """# Metrics of a worker
 Served at `/metrics` on 127.0.0.1 and `BURNGUARD_WORKER_HTTP_PORT` (9464), beside `/health` (the process lives) and
 `/ready` (all that it owns is loaded). Written by `python -m stream.metrics`.
 """
+INTAKE_HEAD = """# Metrics of the intake
+
+Served at `/metrics` of `burnguard intake`; `producer` is a name in the file of tokens, or the topic that is read.
+"""
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 CALLS = Counter("burnguard_calls", "Calls folded, duplicates among them")
@@ -23,6 +27,7 @@ DUPLICATE = Counter("burnguard_duplicate", "Calls dropped because their event id
 LATE = Counter("burnguard_late", "Calls that came after their own slice had closed")
 SKEWED = Counter("burnguard_skewed", "Calls more than a minute ahead of the clock, counted at the clock")
 OTHER = Counter("burnguard_other", "Calls whose feature or operation is counted as `other`: there was no room for its name")
+OTHER_MODEL = Counter("burnguard_other_model", "Calls whose model is priced and counted as `other`: 5,000 came before it")
 OTHER_KEY = Counter(
     "burnguard_other_key", "Calls of new keys counted under their tenant's key `other`: no room for more keys"
 )
@@ -52,6 +57,24 @@ UNCOMMITTED = Gauge("burnguard_uncommitted", "Records folded since the pointers 
 CLOCK_AGE = Gauge("burnguard_clock_age_seconds", "How far the oldest clock of a partition is behind ours")
 POINTER_AGE = Gauge("burnguard_pointer_age_seconds", "Since the oldest pointer of a partition that has changed")
 
+INTAKE = CollectorRegistry()
+ProcessCollector(registry=INTAKE)
+_WHOSE = ("producer", "source")
+INTAKE_CALLS = Counter("burnguard_intake_calls", "Calls that Kafka has acknowledged", _WHOSE, registry=INTAKE)
+INTAKE_REFUSED = Counter(
+    "burnguard_intake_refused", "Calls refused and written to the quarantine topic", _WHOSE, registry=INTAKE
+)
+INTAKE_PASSED = Counter("burnguard_intake_passed", "What was told and is no call of its own", _WHOSE, registry=INTAKE)
+INTAKE_ANSWERS = Counter("burnguard_intake_answers", "Requests answered, by HTTP status", ["status"], registry=INTAKE)
+INTAKE_AWAY = Counter("burnguard_intake_away", "Deliveries that Kafka did not acknowledge in time", registry=INTAKE)
+INTAKE_HELD = Gauge("burnguard_intake_held_bytes", "Bytes of bodies that are not answered yet", registry=INTAKE)
+INTAKE_DELIVERY = Histogram(
+    "burnguard_intake_delivery_seconds", "Until Kafka has acknowledged a body's calls", buckets=SECONDS, registry=INTAKE
+)
+INTAKE_LAG = Gauge(
+    "burnguard_intake_lag", "Records of the topic that is read, not delivered yet", ["partition"], registry=INTAKE
+)
+
 
 class Written(Protocol):
     """What is measured of a checkpoint."""
@@ -78,7 +101,7 @@ class Standing(Protocol):
 def folded(before: Mapping[str, int], after: Mapping[str, int], refused: int, again: int) -> None:
     """Count what one fold added."""
     counted = ((CALLS, "calls"), (DUPLICATE, "duplicate"), (LATE, "late"), (SKEWED, "skewed"), (OTHER, "other"))
-    no_room = ((OTHER_KEY, "other_key"), (EVICTED, "evicted"), (UNMETERED, "unmetered"))
+    no_room = ((OTHER_MODEL, "other_model"), (OTHER_KEY, "other_key"), (EVICTED, "evicted"), (UNMETERED, "unmetered"))
     for counter, name in (*counted, *no_room, (FORGOTTEN_SESSION, "forgotten_session")):
         counter.inc(after[name] - before[name])
     USD.inc((after["usd"] - before["usd"]) / NANO)
@@ -111,12 +134,24 @@ def standing(lags: Mapping[int, int], partitions: Collection[Standing], clock_ag
     POINTER_AGE.set(max((now - p.checkpointed_at for p in partitions if p.changed), default=0.0))
 
 
-def table() -> str:
-    """All of them, for docs/metrics.md."""
-    ours = [m for m in REGISTRY.collect() if m.name.startswith("burnguard_")]
+def taken(producer: str, source: str, calls: int, refused: int, passed: int) -> None:
+    """Count what the intake took of a body."""
+    for counter, count in ((INTAKE_CALLS, calls), (INTAKE_REFUSED, refused), (INTAKE_PASSED, passed)):
+        if count:
+            counter.labels(producer, source).inc(count)
+
+
+def page() -> str:
+    """docs/metrics.md."""
+    return f"{HEAD}\n{table(REGISTRY)}\n\n{INTAKE_HEAD}\n{table(INTAKE)}\n"
+
+
+def table(registry: CollectorRegistry) -> str:
+    """All metrics of ours."""
+    ours = [m for m in registry.collect() if m.name.startswith("burnguard_")]
     rows = [f"| `{m.name}{'_total' * (m.type == 'counter')}` | {m.type} | {m.documentation} |" for m in ours]
     return "\n".join(["| metric | type | meaning |", "| --- | --- | --- |", *sorted(rows)])
 
 
 if __name__ == "__main__":
-    Path("docs/metrics.md").write_text(f"{HEAD}\n{table()}\n")
+    Path("docs/metrics.md").write_text(page())

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 from schemas.batch import Lines, Ms
-from schemas.prices import PriceEntry
+from schemas.prices import Entry
 from schemas.quarantine import Quarantined
 from stream.assembly import Assembly
 from stream.blocks import Found, State, StateTopic, find
@@ -156,7 +156,7 @@ async def load(
     group: Group,
     topics: Topics,
     names: Names,
-    prices: list[PriceEntry],
+    prices: Sequence[Entry],
     keys: int,
     buffer: SharedBuffer,
 ) -> Partition:

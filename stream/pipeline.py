@@ -45,6 +45,7 @@ COUNTERS = (
     "late",
     "skewed",
     "other",
+    "other_model",
     "other_key",
     "evicted",
     "unmetered",
@@ -52,16 +53,16 @@ COUNTERS = (
     "usd",
     "guessed_usd",
 )
-"""Totals of a partition; `other` are calls whose feature or operation is counted as "other", `other_key` those of new keys
-that are counted under their tenant's key "other", `evicted` the keys that were forgotten (see Rows), `unmetered` calls of a
-use (tenant, feature, model) that found no room among the meters of uses, `forgotten_session` the sessions that left for
-newer ones."""
+"""Totals of a partition; `other` are calls whose feature or operation is counted as "other", `other_model` those of models
+beyond the first 5,000, `other_key` those of new keys that are counted under their tenant's key "other", `evicted` the keys
+that were forgotten (see Rows), `unmetered` calls of a use (tenant, feature, model) that found no room among the meters of
+uses, `forgotten_session` the sessions that left for newer ones."""
 
 
 class Prices(Protocol):
     """What a batch costs."""
 
-    def cost(self, batch: Batch, models: Names) -> tuple[I64, NDArray[np.bool_]]:
+    def cost(self, batch: Batch, models: Names, tenants: Names) -> tuple[I64, NDArray[np.bool_]]:
         """Nano-dollars per call, and whether its price is a guess."""
         ...
 
@@ -74,7 +75,7 @@ class Vocabularies(Protocol):
     @property
     def keys(self) -> Reused: ...
     @property
-    def models(self) -> Named: ...
+    def models(self) -> Limited: ...
     @property
     def features(self) -> Named: ...
     @property
@@ -86,6 +87,13 @@ class Named(Protocol):
 
     @property
     def names(self) -> Names: ...
+
+
+class Limited(Named, Protocol):
+    """A vocabulary in which names for whom there was no room are all `other`, -1 as long as there is some."""
+
+    @property
+    def other(self) -> int: ...
 
 
 class Reused(Named, Protocol):
@@ -176,7 +184,7 @@ class Pipeline:
             return output
         fresh = self._seen.first_seen(batch.event)
         clock = np.maximum(np.maximum.accumulate(batch.clock), self._clock)
-        cost, guessed = self._prices.cost(batch, self._names.models.names)
+        cost, guessed = self._prices.cost(batch, self._names.models.names, self._names.tenants.names)
         self._grow(batch)
         sums = measures(batch, cost, guessed)
         edges = (clock - GRACE) // SLICE
@@ -318,6 +326,7 @@ class Pipeline:
         self.counters["late"] += behind
         self.counters["skewed"] += skewed
         self.counters["other"] += self._cells.fold(batch, clock, sums, keep, self._edge * SLICE // HOUR)
+        self.counters["other_model"] += int((batch.model[kept] == self._names.models.other).sum())
         self.counters["usd"] += int(sums[kept, USD].sum())
         self.counters["guessed_usd"] += int(sums[kept, GUESSED].sum())
         unmetered, forgotten = self.meters.add(batch.rows(lo, hi), clock[lo:hi], sums[lo:hi], keep - lo)

@@ -7,25 +7,29 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
+from typing import Any, TypeAlias
 
 import genai_prices
 import numpy as np
 from genai_prices import data_snapshot
 from genai_prices.types import ModelInfo, StartDateConstraint, TimeOfDateConstraint
 from numba import njit
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from detectors.base import Names
-from schemas.batch import I64, RESPONSE_CACHE, SERVICE_TIERS, Batch, Ms
-from schemas.prices import PriceEntry
+from schemas.batch import I32, I64, RESPONSE_CACHE, SERVICE_TIERS, Batch, Ms
+from schemas.prices import Discount, Entry, PriceEntry, SelfHosted
 from stream.classes import classes
 from stream.families import family_maximum
-from stream.rates import REQUEST, RateRow, Steps, of_entry, of_price, prices_of, told_by_tokens
+from stream.rates import REQUEST, RateRow, Steps, discounted, of_entry, of_price, prices_of, told_by_tokens
 
 CONTEXTS = {"standard": None, "batch": {"processing": "batch"}}
 """What the library calls a service tier; the others by their own name under `service_tier`."""
 DAY: Ms = 86_400_000
 TIERS = len(SERVICE_TIERS)
+NONE = -1
+Contract: TypeAlias = tuple[Discount, ...]
+"""A tenant's discounts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,28 @@ class Found:
     """A model of the library; `native` where its own provider is asked, as only then its service tiers count."""
 
     model: ModelInfo
+    owner: str
     native: bool
     guessed: bool
+
+
+class Column:
+    """An array that grows at its end; what is behind `used` means nothing."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+        self.used = len(array)
+
+    def extend(self, values: ArrayLike) -> None:
+        new = np.asarray(values, self.array.dtype)
+        if self.used + len(new) > len(self.array):
+            room = np.empty((max(len(new), len(self.array)), *self.array.shape[1:]), self.array.dtype)
+            self.array = np.concatenate([self.array, room])
+        self.array[self.used : self.used + len(new)] = new
+        self.used += len(new)
+
+    def last(self) -> int:
+        return int(self.array[self.used - 1])
 
 
 class Table:
@@ -45,29 +69,28 @@ class Table:
     """
 
     def __init__(self) -> None:
-        self.dates: I64 = np.empty(0, np.int64)
-        self.times: I64 = np.empty(0, np.int64)
-        self.first_date: I64 = np.zeros(1, np.int64)
-        self.first_time: I64 = np.zeros(1, np.int64)
-        self.first_cell: I64 = np.zeros(1, np.int64)
-        self.first_step: I64 = np.zeros(1, np.int64)
-        self.guessed: NDArray[np.bool_] = np.empty(0, np.bool_)
-        self.lengths: I64 = np.empty(0, np.int64)
-        self.rates: I64 = np.empty((0, REQUEST + 1), np.int64)
+        self.dates, self.times, self.lengths = (Column(np.empty(0, np.int64)) for _ in range(3))
+        self.first_date, self.first_time, self.first_cell, self.first_step = (Column(np.zeros(1, np.int64)) for _ in range(4))
+        self.guessed = Column(np.empty(0, np.bool_))
+        self.rates = Column(np.empty((0, REQUEST + 1), np.int64))
 
     def add(self, dates: list[Ms], times: list[Ms], cells: list[tuple[Steps, bool]]) -> int:
         """The new sheet's number."""
+        for begins, found in ((self.first_date, dates), (self.first_time, times), (self.first_cell, cells)):
+            begins.extend([begins.last() + len(found)])
+        self.first_step.extend(self.first_step.last() + np.cumsum([len(found) for found, _ in cells]))
         steps = [step for found, _ in cells for step in found]
-        self.dates = np.append(self.dates, dates)
-        self.times = np.append(self.times, times)
-        self.first_date = np.append(self.first_date, len(self.dates))
-        self.first_time = np.append(self.first_time, len(self.times))
-        self.first_cell = np.append(self.first_cell, self.first_cell[-1] + len(cells))
-        self.first_step = np.append(self.first_step, self.first_step[-1] + np.cumsum([len(found) for found, _ in cells]))
-        self.guessed = np.append(self.guessed, [guessed for _, guessed in cells])
-        self.lengths = np.append(self.lengths, [length for length, _ in steps])
-        self.rates = np.concatenate([self.rates, np.array([row for _, row in steps], np.int64)])
-        return len(self.first_cell) - 2
+        self.dates.extend(dates)
+        self.times.extend(times)
+        self.guessed.extend([guessed for _, guessed in cells])
+        self.lengths.extend([length for length, _ in steps])
+        self.rates.extend([row for _, row in steps])
+        return self.first_cell.used - 2
+
+    def places(self) -> tuple[NDArray[Any], ...]:
+        """Where in the rates a call's are."""
+        begins = self.first_date, self.first_time, self.first_cell, self.first_step
+        return tuple(column.array for column in (self.dates, self.times, *begins, self.lengths))
 
 
 class PriceBook:
@@ -78,83 +101,130 @@ class PriceBook:
     not from this provider, costs what its maker takes; an unknown model, or one charged by something else than tokens,
     costs the highest of every rate in its family: the provider's models that share the most leading words of its name
     (`gpt`, `claude-opus`), in the end all of them, and all models' where the provider is unknown. A guess is never 0.
+    A tenant's discount is taken off every rate of its calls, but never off a guess.
     """
 
-    def __init__(self, overrides: Sequence[PriceEntry] = ()) -> None:
-        self._library = data_snapshot.get_snapshot()
+    def __init__(self, entries: Sequence[Entry] = ()) -> None:
+        self._providers = data_snapshot.get_snapshot().providers
         self._overrides: dict[tuple[str, str], list[PriceEntry]] = {}
-        for entry in sorted(overrides, key=lambda e: e.effective_from):
+        prices = [entry.price() if isinstance(entry, SelfHosted) else entry for entry in entries]
+        for entry in sorted((e for e in prices if isinstance(e, PriceEntry)), key=lambda e: e.effective_from):
             for provider in {entry.provider, ""}:
                 self._overrides.setdefault((provider, entry.model), []).append(entry)
+        self._contracts, self._contract_of = _contracts([e for e in entries if isinstance(e, Discount)])
         self._table = Table()
-        self._sheets: I64 = np.empty(0, np.int64)
+        self._sheets: I64 = np.full((len(self._contracts), 64), NONE, np.int64)
+        self._known: dict[tuple[str, str], tuple[Found | None, RateRow | None]] = {}
         self._compiled: dict[tuple[object, ...], int] = {}
-        text = "\n".join([genai_prices.__version__, *(entry.model_dump_json() for entry in overrides)])
+        text = "\n".join([genai_prices.__version__, *(entry.model_dump_json() for entry in entries)])
         self.version = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
-    def cost(self, batch: Batch, models: Names) -> tuple[I64, NDArray[np.bool_]]:
+    def cost(self, batch: Batch, models: Names, tenants: Names = ()) -> tuple[I64, NDArray[np.bool_]]:
         """Nano-dollars per call, and whether its price is guessed. `models[row]` is (provider or "", model).
 
-        What a gateway's own cache answered cost nothing, whatever tokens it reports.
+        What a gateway's own cache answered cost nothing, whatever tokens it reports. Without `tenants` nobody has a discount.
         """
-        new = [self._sheet(provider, model) for provider, model in models[len(self._sheets) :]]
-        if new:
-            self._sheets = np.append(self._sheets, new)
+        self._grow(len(models))
+        contract = self._contract(batch.tenant, tenants)
         table = self._table
         cost, guessed = np.empty(len(batch), np.int64), np.empty(len(batch), np.bool_)
-        _price(
-            (table.dates, table.times, table.first_date, table.first_time, table.first_cell, table.first_step, table.lengths),
-            (table.rates, table.guessed, self._sheets),
-            (batch.ts, batch.model, batch.tier),
-            (batch.input_tokens, batch.cached_input_tokens, batch.cache_write_tokens, batch.cache_write_1h_tokens),
-            (batch.output_tokens, batch.reasoning_tokens, batch.audio_input_tokens, batch.audio_output_tokens),
-            batch.web_search_requests,
-            cost,
-            guessed,
-        )
+        at = 0
+        while True:
+            at = _price(
+                table.places(),
+                (table.rates.array, table.guessed.array, self._sheets),
+                (batch.ts, contract, batch.model, batch.tier),
+                (batch.input_tokens, batch.cached_input_tokens, batch.cache_write_tokens, batch.cache_write_1h_tokens),
+                (batch.output_tokens, batch.reasoning_tokens, batch.audio_input_tokens, batch.audio_output_tokens),
+                batch.web_search_requests,
+                at,
+                cost,
+                guessed,
+            )
+            if at == len(batch):
+                break
+            provider, model = models[batch.model[at]]
+            sheet = self._sheet(provider, model, self._contracts[contract[at]])
+            self._sheets[contract[at], batch.model[at]] = sheet
         answered = batch.response_cache == RESPONSE_CACHE.index("hit")
         cost[answered], guessed[answered] = 0, False
         return cost, guessed
 
-    def _sheet(self, provider: str, model: str) -> int:
-        """The sheet of a name; names that cost the same share one."""
+    def _grow(self, models: int) -> None:
+        room = self._sheets.shape[1]
+        if models > room:
+            more = np.full((len(self._contracts), max(models - room, room)), NONE, np.int64)
+            self._sheets = np.concatenate([self._sheets, more], axis=1)
+
+    def _contract(self, tenant: I32, tenants: Names) -> I32:
+        """The contract of every call; rows of tenants may stand for somebody else than in the last batch."""
+        if not self._contract_of or not len(tenants):
+            return np.zeros(len(tenant), np.int32)
+        rows, places = np.unique(tenant, return_inverse=True)
+        return np.array([self._contract_of.get(tenants[row][0], 0) for row in rows.tolist()], np.int32)[places]
+
+    def _sheet(self, provider: str, model: str, contract: Contract) -> int:
+        """The sheet of a name under a contract; names that cost the same share one."""
         entries = self._overrides.get((provider, model), [])
-        found = self._find(provider, model)
-        maximum = None if found else family_maximum(provider, model)
+        if (provider, model) not in self._known:
+            found = self._find(provider, model)
+            self._known[provider, model] = found, None if found else family_maximum(provider, model)
+        found, maximum = self._known[provider, model]
         library = (id(found.model), found.native, found.guessed) if found else maximum
-        key = (library, *map(id, entries))
+        owners = {provider, found.owner if found else "", *(entry.provider for entry in entries)}
+        terms = tuple(d for d in contract if d.provider in (None, *owners) and d.model in (None, model))
+        key = (library, terms, *map(id, entries))
         if key not in self._compiled:
-            self._compiled[key] = self._compile(entries, found, maximum)
+            self._compiled[key] = self._compile(entries, found, maximum, terms)
         return self._compiled[key]
 
-    def _compile(self, entries: list[PriceEntry], found: Found | None, maximum: RateRow | None) -> int:
+    def _compile(self, entries: list[PriceEntry], found: Found | None, maximum: RateRow | None, terms: Contract) -> int:
         starts = [round(entry.effective_from * 1000) for entry in entries]
         dates, times = _changes(found.model) if found else (set[Ms](), set[Ms]())
-        dates, times = {0, *dates, *starts}, {0, *times}
+        dates, times = {0, *dates, *starts, *(round(d.effective_from * 1000) for d in terms)}, {0, *times}
         cells: list[tuple[Steps, bool]] = []
         for date in sorted(dates):
-            newest = bisect_right(starts, date)
+            newest, off = bisect_right(starts, date), _off(terms, date)
             for at in sorted(times):
                 for tier in SERVICE_TIERS:
                     if newest:
-                        cells.append((of_entry(entries[newest - 1], tier), False))
+                        cells.append((discounted(of_entry(entries[newest - 1], tier), off), False))
                     elif found:
-                        cells.append((_of_library(found, date // DAY * DAY + at, tier), found.guessed))
+                        steps = _of_library(found, date // DAY * DAY + at, tier)
+                        cells.append((steps if found.guessed else discounted(steps, off), found.guessed))
                     else:
                         assert maximum is not None
                         cells.append(([(-1, maximum)], True))
         return self._table.add(sorted(dates), sorted(times), cells)
 
     def _find(self, provider: str, model: str) -> Found | None:
+        library = data_snapshot.DataSnapshot(self._providers, from_auto_update=False)  # one that is kept keeps every name
         for asked in (provider, "") if provider else ("",):
             try:
-                owner, info = self._library.find_provider_model(model, None, asked or None, None)
+                owner, info = library.find_provider_model(model, None, asked or None, None)
             except LookupError:
                 continue
             prices, guessed = prices_of(info), asked != provider
             if prices and all(told_by_tokens(p) and (p.input_mtok or not guessed) for p in prices):
-                return Found(info, any(info is own for own in owner.models), guessed)
+                return Found(info, owner.id, any(info is own for own in owner.models), guessed)
         return None
+
+
+def _contracts(discounts: list[Discount]) -> tuple[list[Contract], dict[str, int]]:
+    """Every contract, first that of no discount, and the place of every tenant's; tenants with the same terms share one."""
+    of: dict[str, Contract] = {}
+    for discount in discounts:
+        of[discount.tenant] = (*of.get(discount.tenant, ()), discount.model_copy(update={"tenant": ""}))
+    contracts = list(dict.fromkeys([(), *of.values()]))
+    place = {contract: n for n, contract in enumerate(contracts)}
+    return contracts, {tenant: place[contract] for tenant, contract in of.items()}
+
+
+def _off(terms: Contract, date: Ms) -> float:
+    """The discount that holds; of two that are alike the later in the list."""
+    holding = [d for d in terms if round(d.effective_from * 1000) <= date]
+    holding.sort(key=lambda d: (d.model is not None, d.provider is not None, d.effective_from))
+    return holding[-1].discount if holding else 0.0
 
 
 def _changes(model: ModelInfo) -> tuple[set[Ms], set[Ms]]:
@@ -182,19 +252,23 @@ def _of_library(found: Found, at: Ms, tier: str) -> Steps:
 
 
 @njit(cache=True)
-def _price(places, prices, which, inputs, outputs, searches, cost, guessed):  # type: ignore[no-untyped-def]
-    """The parts at their rates, nano- and pico-dollars apart, so that nothing overflows and one rounding is enough.
+def _price(places, prices, which, inputs, outputs, searches, first, cost, guessed):  # type: ignore[no-untyped-def]
+    """Price the calls from `first` on, up to one whose sheet is not known yet. Returns where it stopped.
+
+    The parts at their rates, nano- and pico-dollars apart, so that nothing overflows and one rounding is enough.
 
     At most 2**31 tokens each way x 10**7 nano-dollars, 2**31 searches x 10**9, and 2**31 x 999 pico-dollars a part.
     """
     dates, times, first_date, first_time, first_cell, first_step, lengths = places
     rates, cell_guessed, sheets = prices
-    ts, model, tier = which
+    ts, contract, model, tier = which
     input_all = inputs[0]
     counts = np.zeros(REQUEST + 1, np.int64)
     counts[REQUEST] = 1
-    for i in range(len(cost)):
-        sheet = sheets[model[i]]
+    for i in range(first, len(cost)):
+        sheet = sheets[contract[i], model[i]]
+        if sheet == NONE:
+            return i
         date = first_date[sheet + 1] - 1
         while date > first_date[sheet] and dates[date] > ts[i]:
             date -= 1
@@ -225,3 +299,4 @@ def _price(places, prices, which, inputs, outputs, searches, cost, guessed):  # 
             nano += 1
         cost[i] = nano
         guessed[i] = cell_guessed[cell]
+    return len(cost)

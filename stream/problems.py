@@ -30,6 +30,22 @@ def refusals(settings: KafkaSettings, cluster: Cluster) -> list[str]:
     return [*_shape(settings, cluster), *_differences(settings, cluster, usage)]
 
 
+def hindrances(settings: KafkaSettings, cluster: Cluster) -> Iterator[str]:
+    """Why an intake must not start: what it takes could not be delivered."""
+    for name, needed in rights(settings, "intake")[0].items():
+        topic = cluster.topics.get(name)
+        if name in cluster.missing:
+            yield f"{name}: missing: burnguard topics init"
+        elif topic is None:
+            yield f"{name}: not visible to us: {grant(settings, 'DESCRIBE', 'topic', name)}"
+        elif topic.allowed is not None and not set(needed) <= topic.allowed:
+            yield f"{name}: {grant(settings, 'WRITE', 'topic', name)}"
+        elif int(topic.config.get("max.message.bytes", LARGEST)) < LARGEST:
+            limit = topic.config["max.message.bytes"]
+            mend = alter(settings, name, "max.message.bytes", str(LARGEST + 12))
+            yield f"{name}: max.message.bytes is {limit}: batches may have {LARGEST}: {mend}"
+
+
 def _rights(settings: KafkaSettings, cluster: Cluster, roles: Sequence[str]) -> Iterator[str]:
     for name in settings_of(settings):
         if name in cluster.denied:

@@ -66,6 +66,14 @@ def of_price(price: ModelPrice) -> Steps:
     return [(length, tuple(_pico(key, values[key], length) for key in STAND_IN)) for length in (-1, *sorted(lengths))]
 
 
+def discounted(steps: Steps, off: float) -> Steps:
+    """Every rate less a share of it."""
+    if not off:
+        return steps
+    share = 1 - Decimal(str(off))
+    return [(length, tuple(_integer(rate * share) for rate in row)) for length, row in steps]
+
+
 def told_by_tokens(price: ModelPrice) -> bool:
     """Whether a call's tokens tell what it costs: they do not where hours, characters or pages are charged instead."""
     charged = {key for key, value in vars(price).items() if value is not None}

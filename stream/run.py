@@ -15,7 +15,7 @@ from actions.ledger import Busy, Deposed, Ledger
 from schemas.batch import Batch
 from schemas.directory import Directory
 from schemas.policy import Policy
-from schemas.prices import PriceEntry
+from schemas.prices import Entry
 from schemas.rollup import Rollup
 from stream.assembly import AFTER_END, Assembly, respond
 from stream.checkpoint_file import CheckpointFile
@@ -40,7 +40,7 @@ class Run:
         self,
         policy: Policy,
         directory: Directory,
-        prices: Sequence[PriceEntry],
+        prices: Sequence[Entry],
         settings: Settings,
         ledger: str,
         say: Say,

@@ -250,3 +250,14 @@ class WorkerSettings(FromEnvironment):
                 f" ({self.stuck_s:g}): a worker that only waits would count as stuck"
             )
         return self
+
+
+class IntakeSettings(FromEnvironment):
+    """Where the intake listens, and how much it holds: of one body (also unpacked), and of all that are not answered yet."""
+
+    model_config = SettingsConfigDict(env_prefix="BURNGUARD_INTAKE_", frozen=True, env_ignore_empty=True)
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 9465
+    body_mib: Annotated[int, Field(ge=1, le=256)] = 16
+    buffer_mib: Annotated[int, Field(ge=1, le=4_096)] = 128

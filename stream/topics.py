@@ -67,10 +67,12 @@ def rights(settings: KafkaSettings, role: str) -> tuple[dict[str, tuple[str, ...
         return topics, {settings.group: ("READ",)}
     if role == "responder":
         return {settings.signals_topic: ("READ",)}, {settings.responder_group: ("READ",)}
+    if role == "intake":
+        return {settings.usage_topic: ("WRITE",), settings.quarantine_topic: ("WRITE",)}, {}
     return {settings.usage_topic: ("WRITE",)}, {}
 
 
-ROLES = ("worker", "responder", "emit")
+ROLES = ("worker", "responder", "emit", "intake")
 
 
 def init(settings: KafkaSettings, partitions: int | None, replication: int | None) -> tuple[list[str], bool]:
@@ -158,6 +160,17 @@ def look(settings: KafkaSettings) -> Cluster:
             denied=named[DENIED],
             groups={group: _group_rights(kafka, group) for group in (settings.group, settings.responder_group)},
         )
+
+
+def unreadable(settings: KafkaSettings, name: str) -> str | None:
+    """Why a topic of others cannot be read, None where it can. Raises Unreachable, SettingsError."""
+    with admin(settings) as kafka:
+        (topic,) = kafka.describe_topics([name])
+    if topic["error_code"] == UNKNOWN:
+        return f"{name}: there is no such topic"
+    if topic["error_code"] == DENIED or "READ" not in (topic["authorized_operations"] or ("READ",)):
+        return f"{name}: {grant(settings, 'READ', 'topic', name)}"
+    return None
 
 
 def _group_rights(kafka: KafkaAdminClient, group: str) -> frozenset[str] | None:

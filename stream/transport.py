@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +37,9 @@ from faust.types import TP, ConsumerMessage
 
 from schemas.batch import Ms
 from stream.checkpoint import Pointer, read_chunk_key
+from stream.emit import partition_of
 from stream.partition import Away, Fenced
+from stream.passing import Foreign, Outgoing
 from stream.reach import Unreachable
 from stream.records import BatchReader, Fetched
 from stream.settings import KafkaSettings, WorkerSettings
@@ -53,6 +55,9 @@ FENCED = (CommitFailedError, IllegalStateError, UnknownMemberIdError, IllegalGen
 """How a broker, or aiokafka itself, says that a commit comes from a member that is no more."""
 SESSION_MS, HEARTBEAT_MS = 8_000, 2_000
 MOST_RECORDS = 500
+LINGER_MS, BATCH_BYTES = 20, 256 << 10
+ACKNOWLEDGED_MS, DELIVERED_WITHIN_S = 10_000, 15.0
+MOST_FOREIGN = 2_000
 
 
 @contextmanager
@@ -465,3 +470,121 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka br
 
     def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         self._seat.elected(assigned)
+
+
+class Sender:
+    """What the intake writes, in compressed batches; memory is bounded, for whoever comes while they are full waits.
+
+    It is not idempotent: a batch whose fate is unknown is said to be so, and whoever sends the calls again does no harm,
+    for workers know them by their ids. An idempotent producer of aiokafka would keep it for ever where no broker comes back.
+    """
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self._kafka = kafka
+        self._partitions: dict[str, int] = {}
+
+    async def start(self) -> None:
+        """Raises Unreachable."""
+        self._producer = AIOKafkaProducer(
+            **self._kafka.client(),
+            client_id="burnguard-intake",
+            acks="all",
+            compression_type="lz4",
+            linger_ms=LINGER_MS,
+            max_batch_size=BATCH_BYTES,
+            request_timeout_ms=ACKNOWLEDGED_MS,
+        )
+        try:
+            await self._producer.start()
+            for topic in (self._kafka.usage_topic, self._kafka.quarantine_topic):
+                self._partitions[topic] = len(await self._producer.partitions_for(topic))
+        except KafkaError as error:
+            await self._producer.stop()
+            raise Unreachable(f"{self._kafka.bootstrap}: {error!r}") from error
+
+    async def stop(self) -> None:
+        """Wait for the answers that are still to come."""
+        await self._producer.stop()
+
+    async def lost(self) -> None:
+        """Returns when nothing can be delivered any more."""
+        await asyncio.wait({self._producer._sender.sender_task})
+
+    async def deliver(self, records: Sequence[Outgoing]) -> None:
+        """Returns when all in-sync replicas have all of them. Raises Away where that is not known in time."""
+        sent: set[asyncio.Future[Any]] = set()
+        try:
+            async with asyncio.timeout(DELIVERED_WITHIN_S):
+                for record in records:
+                    key = record.key or b""
+                    partition = partition_of(key, self._partitions[record.topic])
+                    sent.add(await self._producer.send(record.topic, record.value, record.key, partition))
+                if sent:
+                    await asyncio.wait(sent)
+            for future in sent:
+                future.result()
+        except (KafkaError, TimeoutError) as error:
+            raise Away(repr(error)) from error
+        finally:
+            for future in sent:
+                future.add_done_callback(_heard)
+
+
+def _heard(future: asyncio.Future[Any]) -> None:
+    """Nobody waits any more; asyncio shall not say that its error was never looked at."""
+    if not future.cancelled():
+        future.exception()
+
+
+class ForeignTopic:
+    """A topic of others', read by a group of ours from its beginning; only what was committed is not read again."""
+
+    def __init__(self, kafka: KafkaSettings, topic: str) -> None:
+        self._topic = topic
+        self._consumer = AIOKafkaConsumer(
+            **kafka.client(),
+            group_id=f"{kafka.group}-intake-{topic}",
+            client_id="burnguard-intake",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+        )
+
+    async def __aenter__(self) -> ForeignTopic:
+        """Join the group. Raises Unreachable."""
+        try:
+            self._consumer.subscribe([self._topic])
+            await self._consumer.start()
+        except KafkaError as error:
+            await self._consumer.stop()
+            raise Unreachable(f"cannot read {self._topic}: {error}") from error
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """Leave the group."""
+        await self._consumer.stop()
+
+    async def fetch(self, timeout_s: float) -> list[Foreign]:
+        """What has come, at the latest after `timeout_s`. Raises Unreachable where it cannot be read at all."""
+        try:
+            found = await self._consumer.getmany(timeout_ms=round(timeout_s * 1000), max_records=MOST_FOREIGN)
+        except KafkaError as error:
+            raise Unreachable(f"cannot read {self._topic}: {error!r}") from error
+        return [Foreign(r.partition, r.offset, r.timestamp, r.value) for r in _flat(found.values())]
+
+    async def commit(self, positions: Mapping[int, int]) -> None:
+        """Go on there, by partition, whoever reads on. Raises Fenced where the group has moved on, and Away."""
+        ours = {TopicPartition(self._topic, number): offset for number, offset in positions.items()}
+        try:
+            await self._consumer.commit(ours)
+        except FENCED as error:
+            raise Fenced(f"{self._topic}: {type(error).__name__}") from error
+        except KafkaError as error:
+            raise Away(repr(error)) from error
+
+    def end(self, partition: int) -> int | None:
+        """The high watermark as last heard, None for a partition that is not ours."""
+        tp = TopicPartition(self._topic, partition)
+        return self._consumer.highwater(tp) if tp in self._consumer.assignment() else None

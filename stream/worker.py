@@ -16,7 +16,7 @@ import structlog
 
 from detectors.gap import offset_gap
 from schemas.batch import Ms
-from schemas.prices import PriceEntry
+from schemas.prices import Entry
 from schemas.pulse import PULSE, Pulse
 from schemas.quarantine import Quarantined
 from schemas.reading import READING
@@ -49,7 +49,7 @@ class Worker:
         group: Group,
         topics: Topics,
         names: Names,
-        prices: list[PriceEntry],
+        prices: Sequence[Entry],
         *,
         checkpoint_s: float,
         keys: int = MOST_KEYS,

@@ -23,6 +23,7 @@ Call = tuple[int, int, int, float]
 class Named:
     names: Names
     idle: I32 = field(default_factory=lambda: np.empty(0, np.int32))
+    other: int = -1
 
     def row(self, *parts: str) -> int:
         return list(self.names).index(parts)
@@ -43,7 +44,7 @@ class Words:
 class DollarPerOutputToken:
     """A call costs a thousandth of a dollar per output token."""
 
-    def cost(self, batch: Batch, models: Names) -> tuple[I64, NDArray[np.bool_]]:
+    def cost(self, batch: Batch, models: Names, tenants: Names) -> tuple[I64, NDArray[np.bool_]]:
         return batch.output_tokens.astype(np.int64) * (NANO // 1000), np.zeros(len(batch), np.bool_)
 
 

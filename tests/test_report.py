@@ -22,7 +22,7 @@ from schemas.documents import parse_document
 from schemas.incidents import Incident, IncidentState, News
 from schemas.orders import Order
 from schemas.policy import Policy
-from schemas.prices import PriceEntry, PriceList
+from schemas.prices import Entry, PriceList
 from schemas.signals import Contribution, Evidence
 from stream.lab.backtest import Backtest, File, Played, Totals, backtest
 from stream.lab.labels import Label, Labels
@@ -75,7 +75,7 @@ def played(events: Iterable[dict[str, Any]], folder: Path, prices: Any = PRICES,
     (folder / "calls.ndjson").write_text("".join(json.dumps(e) + "\n" for e in events))
     book = parse_document(json.dumps(prices).encode(), "prices.json", PriceList)
     rules = parse_document(policy.encode(), "policy.yaml", Policy)
-    entries: list[PriceEntry] = list(book.root)
+    entries: list[Entry] = list(book.root)
     return backtest([File(folder / "calls.ndjson")], entries, Directory(), [rules], folder)
 
 

@@ -18,7 +18,7 @@ from schemas.decode import Decoder
 from schemas.directory import Directory
 from schemas.incidents import News
 from schemas.policy import Policy
-from schemas.prices import PriceEntry
+from schemas.prices import Entry
 from schemas.pulse import Pulse
 from schemas.quarantine import Quarantined
 from schemas.signals import Signal
@@ -105,7 +105,7 @@ class Topic:
 
 
 def backtest(
-    sources: Sequence[Source], prices: list[PriceEntry], directory: Directory, policies: Sequence[Policy], out: Path
+    sources: Sequence[Source], prices: Sequence[Entry], directory: Directory, policies: Sequence[Policy], out: Path
 ) -> Backtest:
     """Play the sources, each a partition of its own, to each policy; refused lines go to `out/quarantine.jsonl`.
 

@@ -53,7 +53,7 @@ class Spending:
 
     def take(self, batch: Batch) -> None:
         """Add the calls of a batch."""
-        cost, _ = self._prices.cost(batch, self._names.models.names)
+        cost, _ = self._prices.cost(batch, self._names.models.names, self._names.tenants.names)
         fresh = self._seen.first_seen(batch.event)
         place = batch.key[fresh].astype(np.int64) << 32 | batch.ts[fresh] // (1000 * MINUTE_S)
         self._parts.append(_summed(place, cost[fresh], np.ones(int(fresh.sum()), np.int64)))

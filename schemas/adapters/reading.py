@@ -1,0 +1,277 @@
+"""What adapters share: foreign bytes to items, an item to a usage event by a table of names, and what became of the rest."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from schemas.adapters.who import Who
+from schemas.decode import Refused, convert, json_of
+from schemas.usage import LATEST_S, SHOWN, UsageEvent, bounds
+
+T = TypeVar("T")
+Item = dict[str, Any]
+Event = dict[str, Any]
+Names = Mapping[str, tuple[str, ...]]
+"""A field of the usage event -> the paths in an item where it may stand; the first one that says something counts."""
+
+LONGEST_NAME, LONGEST_TEXT = (bounds(name)["maxLength"] for name in ("event_id", "user_agent"))
+LONGEST_TIME = 64
+FEWEST_PARTS, SHORTEST_PART = 1_000, 64
+"""No call and no span is told of in fewer bytes."""
+ALSO = {
+    "service_tier": {"default": "standard", "on_demand": "standard"},
+    "response_cache": {"true": "hit", "false": "miss", "refresh": "miss"},
+}
+"""What sources say besides the contract's own words."""
+PROVIDERS = {
+    **dict.fromkeys(("aws.bedrock", "bedrock", "bedrock_converse"), "aws"),
+    **dict.fromkeys(("azure.ai.openai", "azure.ai.inference", "az.ai.openai", "azure_ai"), "azure"),
+    **dict.fromkeys(("gcp.gemini", "gcp.vertex_ai", "gcp.gen_ai", "gemini", "vertex_ai", "vertexai"), "google"),
+    **dict.fromkeys(("x_ai", "xai"), "x-ai"),
+    **{"mistral_ai": "mistral", "mistralai": "mistral", "moonshot_ai": "moonshotai", "moonshot": "moonshotai"},
+    **{"fireworks_ai": "fireworks", "together_ai": "together"},
+}
+"""A provider under the one name that prices and overrides know it by."""
+_SHOWN = re.compile(SHOWN)
+_SECRET = re.compile(r"(?i)(bearer\s|sk-|pk-|gsk_|xai-|aiza|hf_)")
+
+
+class NoCall(Exception):
+    """What was read is no call of its own, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A call that was refused: why, at which field, and as which part of what was read (from 1). Never its content."""
+
+    reason: str
+    field: str
+    part: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What an adapter made of some bytes: events that the contract accepts, calls refused, and what is no call."""
+
+    events: list[Event]
+    refused: list[Refusal]
+    passed: Counter[str] = field(default_factory=Counter)
+
+
+def read(parts: Iterable[Any], event: Callable[[Any], Event]) -> Reading:
+    """Every part judged: `event` makes a usage event of it, or raises Refused or NoCall. A part may be such an error."""
+    reading = Reading([], [])
+    for number, part in enumerate(parts, 1):
+        try:
+            if isinstance(part, Exception):
+                raise part
+            found = {name: value for name, value in event(part).items() if value is not None}
+            convert(found)
+            reading.events.append(found)
+        except Refused as refused:
+            reading.refused.append(Refusal(refused.reason, refused.field, number))
+        except NoCall as passed:
+            reading.passed[str(passed)] += 1
+    return reading
+
+
+def items(body: bytes) -> Iterator[Item | Refused]:
+    """The objects of a JSON document, of a JSON array, or of NDJSON."""
+    documents = _documents(body.removeprefix(b"\xef\xbb\xbf"))
+    for item in bounded((item for found in documents for item in (found if isinstance(found, list) else [found])), body):
+        yield item if isinstance(item, dict | Refused) else Refused("not a JSON object")
+
+
+def bounded(parts: Iterable[T], body: bytes) -> Iterator[T | Refused]:
+    """No more parts than a body can tell of in earnest; the rest of what is made to cost us much is one refused part."""
+    most = FEWEST_PARTS + len(body) // SHORTEST_PART
+    for number, part in enumerate(parts):
+        if number == most:
+            yield Refused(f"more than {most} parts: the rest was not looked at")
+            return
+        yield part
+
+
+def _documents(body: bytes) -> Iterator[Any]:
+    try:
+        yield json_of(body)
+        return
+    except Refused as refused:
+        whole = refused
+    lines = [line for line in body.splitlines() if line.strip()]
+    if not any(isinstance(_line(line), dict | list) for line in lines):
+        yield whole
+        return
+    yield from map(_line, lines)
+
+
+def _line(line: bytes) -> Any:
+    try:
+        return json_of(line)
+    except Refused as refused:
+        return refused
+
+
+def at(item: Any, path: str) -> Any:
+    """What stands at a dotted path, None where nothing does; a name on the way may hold dots itself."""
+    if not isinstance(item, dict):
+        return None
+    found = item.get(path)
+    dot = path.find(".")
+    while found is None and dot >= 0:
+        if path[:dot] in item:
+            found = at(item[path[:dot]], path[dot + 1 :])
+        dot = path.find(".", dot + 1)
+    return found
+
+
+def listed(item: Any, path: str) -> list[Any]:
+    """The list at a path, empty where there is none. Raises Refused where something else stands there."""
+    found = at(item, path)
+    if found is None:
+        return []
+    if not isinstance(found, list):
+        raise Refused("not a list", path)
+    return found
+
+
+def count(item: Any, path: str) -> int | None:
+    """The count at a path, a number or its digits. Raises Refused for what is no count: a guess would be wrong dollars."""
+    found = at(item, path)
+    if isinstance(found, str) and found.isascii() and found.isdecimal() and len(found) < 20:
+        found = int(found)
+    if isinstance(found, float) and found.is_integer():
+        found = int(found)
+    if found is None or (type(found) is int and 0 <= found < 1 << 63):
+        return found
+    raise Refused("not a count", path)
+
+
+def amount(item: Any, path: str) -> float | None:
+    """The number at a path; what is none, or out of all bounds, says nothing."""
+    found = at(item, path)
+    if isinstance(found, str) and len(found) <= LONGEST_TIME:
+        try:
+            found = float(found)
+        except ValueError:
+            return None
+    return float(found) if type(found) in (int, float) and 0 <= found <= 1e12 else None
+
+
+def text(item: Any, path: str) -> str | None:
+    """The text at a path, cut to the longest that is kept; numbers are texts too, nothing else is."""
+    found = at(item, path)
+    if type(found) is int and abs(found) < 1 << 64:
+        found = str(found)
+    return found[:LONGEST_TEXT] if isinstance(found, str) and found else None
+
+
+def moment(item: Any, path: str) -> float | None:
+    """The time at a path in epoch seconds: a number, or RFC 3339 (UTC where it names no zone)."""
+    found = at(item, path)
+    if isinstance(found, str) and len(found) <= LONGEST_TIME and not found.replace(".", "", 1).isdecimal():
+        try:
+            when = datetime.fromisoformat(found)
+            return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            return None
+    seconds = amount(item, path)
+    return seconds if seconds is None or seconds <= LATEST_S else None
+
+
+def _status(item: Any, path: str) -> int | None:
+    found = text(item, path)
+    return int(found) if found and re.fullmatch("[1-9][0-9]{2}", found) else None
+
+
+def _choice(words: dict[str, str]) -> Callable[[Any, str], str | None]:
+    def choice(item: Any, path: str) -> str | None:
+        found = at(item, path)
+        return words.get(str(found).lower()) if isinstance(found, str | bool) else None
+
+    return choice
+
+
+def _kind(name: str) -> Callable[[Any, str], Any]:
+    bound = bounds(name)
+    if "enum" in bound:
+        return _choice({word: word for word in bound["enum"]} | ALSO.get(name, {}))
+    kinds: dict[str, Callable[[Any, str], Any]] = {"integer": count, "number": amount, "string": text}
+    return kinds[bound["type"]]
+
+
+_KINDS = {name: _kind(name) for name in UsageEvent.model_fields} | {"ts": moment, "status": _status}
+_OF_USE = {name for name in UsageEvent.model_fields if name.endswith("_tokens")} | {"web_search_requests", "cost_usd"}
+
+
+def values(item: Any, names: Names) -> Event:
+    """The fields that the item tells of. Raises Refused for a count that is none."""
+    found = {}
+    for name, paths in names.items():
+        for path in paths:
+            value = _KINDS[name](item, path)
+            if value is not None:
+                found[name] = value
+                break
+    if "provider" in found:
+        found["provider"] = PROVIDERS.get(found["provider"].lower(), found["provider"])
+    return found
+
+
+def whose(item: Any, who: Who, event: Event) -> Event:
+    """The event with whose it is. Raises Refused where neither the item nor `who` names a tenant and a key."""
+    said: Event = {}
+    for name, paths, otherwise in (("tenant", who.tenant_from, who.tenant), ("key_id", who.key_from, who.key_id)):
+        said[name] = next((found for path in paths if (found := text(item, path))), otherwise)
+        if said[name] is None:
+            tried = f"none of {', '.join(paths)} is set" if paths else "this source names none"
+            raise Refused(f"no {name}: {tried}, and none stands in", name)
+    if who.tenant_only and said["tenant"] != who.tenant:
+        raise Refused("not the tenant that this producer may write", "tenant")
+    if _SECRET.match(said["key_id"]):
+        said["key_id"] = hashlib.sha256(said["key_id"].encode()).hexdigest()
+    said["origin_tenant"] = next((found for path in who.origin_tenant_from if (found := text(item, path))), None)
+    user, salt = event.get("user_id"), who.user_salt
+    said["user_id"] = hashlib.blake2b(user.encode(), digest_size=16, key=salt.encode()).hexdigest() if user and salt else None
+    return event | said | {"model": event.get("model") or who.model}
+
+
+def used(event: Event, failed: bool = False, total: int | None = None) -> Event:
+    """The event with its counts settled.
+
+    A hit in the gateway's own cache used nothing at the provider, whatever the answer once took; a call that failed and
+    tells of no tokens used none. An output that is not told is what the total leaves; embeddings have none.
+    """
+    told = [event.get("input_tokens"), event.get("output_tokens")]
+    if event.get("response_cache") == "hit" or (failed and told == [None, None]):
+        rest = {name: value for name, value in event.items() if name not in _OF_USE}
+        return rest | {"input_tokens": 0, "output_tokens": 0}
+    if told == [None, None]:
+        raise Refused("no token counts", "input_tokens")
+    if told[1] is None and told[0] is not None:
+        if total is not None and total >= told[0]:
+            return event | {"output_tokens": total - told[0]}
+        if event.get("operation") == "embeddings":
+            return event | {"output_tokens": 0}
+    return event
+
+
+def identity(given: object, *otherwise: object) -> str:
+    """An id: the one that was given, where it is one; else a stable one of what tells this call apart."""
+    if isinstance(given, str) and len(given) <= LONGEST_NAME and _SHOWN.fullmatch(given):
+        return given
+    return "d-" + hashlib.blake2b(msgspec.json.encode((given, *otherwise)), digest_size=16).hexdigest()
+
+
+def whole(*counts: int | None) -> int | None:
+    """The sum of the counts that are known; None where none is."""
+    known = [number for number in counts if number is not None]
+    return sum(known) if known else None
