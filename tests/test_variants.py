@@ -51,17 +51,17 @@ def logged(usage: Any = None, **fields: Any) -> dict[str, Any]:
 
 ANTHROPIC_USAGE = {"cache_read_input_tokens": 60, "cache_creation_input_tokens": 30}
 LITELLM: list[Case] = [
-    ("1.4x: times as texts, no usage_object", logged(startTime="2024-09-03 12:00:00.5", endTime="2024-09-03 12:00:02"), [
+    ("an old one: times as texts, no usage_object", logged(startTime="2024-09-03 12:00:00.5", endTime="2024-09-03 12:00:02"), [
         tokens(100, 20, ts=1725364802.0, latency_ms=1500.0)]),
-    ("1.5x: the parts stand in the answer", logged(response={"usage": {"prompt_tokens_details": {"cached_tokens": 64}}}), [
+    ("an old one: the parts stand in the answer", logged(response={"usage": {"prompt_tokens_details": {"cached_tokens": 64}}}), [
         tokens(100, 20, 64)]),
-    ("1.6x: Anthropic's names only", logged(ANTHROPIC_USAGE), [tokens(100, 20, 60, 30)]),
-    ("1.6x: no detail, an empty object", logged({"prompt_tokens_details": None, "completion_tokens_details": {}}), [
+    ("Anthropic's names only", logged(ANTHROPIC_USAGE), [tokens(100, 20, 60, 30)]),
+    ("no detail, an empty object", logged({"prompt_tokens_details": None, "completion_tokens_details": {}}), [
         tokens(100, 20)]),
     ("anthropic_messages that leaves the cache out of prompt_tokens", logged(
         {"prompt_tokens": 100, **ANTHROPIC_USAGE}, prompt_tokens=10, total_tokens=30, call_type="anthropic_messages"), [
         tokens(100, 20, 60, 30, operation="chat")]),
-    ("Gemini before thoughts were output: the total has them", logged(
+    ("Gemini's thoughts beside the output, as the total shows", logged(
         {"completion_tokens_details": {"reasoning_tokens": 300}}, total_tokens=420), [
         tokens(100, 320, reasoning_tokens=300)]),
     ("a model group's alias, an Azure deployment with its base model", logged(
