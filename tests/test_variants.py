@@ -51,9 +51,9 @@ def logged(usage: Any = None, **fields: Any) -> dict[str, Any]:
 
 ANTHROPIC_USAGE = {"cache_read_input_tokens": 60, "cache_creation_input_tokens": 30}
 LITELLM: list[Case] = [
-    ("an old one: times as texts, no usage_object", logged(startTime="2024-09-03 12:00:00.5", endTime="2024-09-03 12:00:02"), [
+    ("an old one: times as texts", logged(startTime="2024-09-03 12:00:00.5", endTime="2024-09-03 12:00:02"), [
         tokens(100, 20, ts=1725364802.0, latency_ms=1500.0)]),
-    ("an old one: the parts stand in the answer", logged(response={"usage": {"prompt_tokens_details": {"cached_tokens": 64}}}), [
+    ("an old one: parts in the answer", logged(response={"usage": {"prompt_tokens_details": {"cached_tokens": 64}}}), [
         tokens(100, 20, 64)]),
     ("Anthropic's names only", logged(ANTHROPIC_USAGE), [tokens(100, 20, 60, 30)]),
     ("no detail, an empty object", logged({"prompt_tokens_details": None, "completion_tokens_details": {}}), [
@@ -99,6 +99,9 @@ LITELLM: list[Case] = [
         {"service_tier": "priority", "provider": "google"}]),
     ("cost and tier that are unknown stay so", logged({"service_tier": "scale"}, response_cost=None), [
         {"service_tier": None, "cost_usd": None}]),
+    ("routes of Bedrock and of the Responses API", [logged(model="bedrock/converse/anthropic.claude-sonnet-4-5-20250929-v1:0",
+        custom_llm_provider="bedrock"), logged(id="2", model="openai/responses/gpt-5")], [
+        {"model": "anthropic.claude-sonnet-4-5-20250929-v1:0", "provider": "aws"}, {"model": "gpt-5"}]),
 ]  # fmt: skip
 
 
@@ -359,6 +362,8 @@ OPENAI: list[Case] = [
         "completion_tokens": 20, "total_tokens": 420}, model="gemini-2.5-pro"), [tokens(100, 320)]),
     ("OpenRouter", answer({**CHAT_USAGE, "cost": 0.25}, provider="Anthropic", model="anthropic/claude-sonnet-4.5"), [
         tokens(100, 20, provider="openrouter", cost_usd=0.25)]),
+    ("embeddings of those that tell the total only (Voyage)", {"object": "list", "model": "voyage-3", "usage": {
+        "total_tokens": 8}}, [tokens(8, 0, operation="embeddings")]),
 ]  # fmt: skip
 
 MESSAGE_USAGE = {"input_tokens": 10, "cache_read_input_tokens": 60, "cache_creation_input_tokens": 30, "output_tokens": 20}
@@ -443,6 +448,9 @@ GEMINI: list[Case] = [
         tokens(100, 320, 60, reasoning_tokens=300, event_id="r-2", model="gemini-2.5-pro")]),
     ("embeddings", {"embeddings": [{"values": [0.1]}], "usageMetadata": {"promptTokenCount": 8}}, [
         tokens(8, 0, operation="embeddings")]),
+    ("Live", {"modelVersion": "gemini-live-2.5-flash", "usageMetadata": {"promptTokenCount": 100, "responseTokenCount": 20,
+        "totalTokenCount": 120, "responseTokensDetails": [{"modality": "AUDIO", "tokenCount": 15}]}}, [
+        tokens(100, 20, audio_output_tokens=15)]),
 ]  # fmt: skip
 
 CONVERSE_USAGE = {"inputTokens": 10, "outputTokens": 20, "totalTokens": 120, "cacheReadInputTokens": 60,
@@ -480,6 +488,10 @@ BEDROCK: list[Case] = [
     ("an inference profile", invoked("Converse", {"usage": CONVERSE_USAGE},
         modelId="arn:aws:bedrock:eu-west-1:1:inference-profile/eu.anthropic.claude-sonnet-4-5-20250929-v1:0"), [
         {"model": "eu.anthropic.claude-sonnet-4-5-20250929-v1:0", "provider": "aws"}]),
+    ("InvokeModel's answer, and a line of a batch's output", [claude(), {"recordId": "r", "modelInput": {},
+        "modelOutput": claude(id="msg_2")}], [
+        tokens(100, 20, 60, 30, provider="aws", model="claude-sonnet-4-5-20250929", event_id="msg_1", service_tier=None),
+        tokens(100, 20, 60, 30, provider="aws", event_id="msg_2", service_tier="batch")]),
 ]  # fmt: skip
 CASES: dict[SourceName, list[Case]] = {
     **{"litellm": LITELLM, "otlp": OTLP, "bifrost": BIFROST, "kong": KONG, "cloudevents": CLOUDEVENTS},

@@ -74,6 +74,8 @@ OPERATIONS = {
 _ASYNCHRONOUS = re.compile(r"^_?a(?=(text_)?(completion|re|embedding|gen|image|trans|speech|mod))")
 _ABOUT = re.compile(r"a?(create|retrieve|cancel|list|delete|get|update|file)_.+|call_mcp_tool")
 """Calls about batches, files, stored answers, and tools: no model worked for them, unless they tell of tokens."""
+_ROUTE = re.compile(r"^(converse|invoke|responses)/")
+"""How LiteLLM asks for a model, before the model's name."""
 _RETRIES = "hidden_params.additional_headers.x-litellm-attempted-retries"
 
 
@@ -122,7 +124,7 @@ def _model(item: Item) -> str | None:
         model = behind
     if model is None:
         model = next((name for name in each(item, "hidden_params.batch_models") if isinstance(name, str)), None)
-    return model and model.removeprefix(f"{provider}/")
+    return model and _ROUTE.sub("", model.removeprefix(f"{provider}/"))
 
 
 def _tags(item: Item) -> list[str]:

@@ -232,8 +232,9 @@ def gemini(answer: Answer) -> Event:
         found["input_tokens"] = whole(prompt, count(told, "toolUsePromptTokenCount"))
     if made is not None or total is None:
         found["output_tokens"] = whole(made, found.get("reasoning_tokens"))
-    for name, path in (("audio_input_tokens", "promptTokensDetails"), ("audio_output_tokens", "candidatesTokensDetails")):
-        found[name] = whole(*(count(part, "tokenCount") for part in listed(told, path) if at(part, "modality") == "AUDIO"))
+    for name, paths in _SOUND.items():
+        parts = [part for path in paths for part in listed(told, path) if at(part, "modality") == "AUDIO"]
+        found[name] = whole(*(count(part, "tokenCount") for part in parts))
     if "embedding" in body or "embeddings" in body:
         found["operation"] = "embeddings"
     else:
@@ -246,6 +247,10 @@ def gemini(answer: Answer) -> Event:
     return found | {"provider": "google", "tool_calls": len(asked) or None, "web_search_requests": searches or None}
 
 
+_SOUND = {
+    "audio_input_tokens": ("promptTokensDetails",),
+    "audio_output_tokens": ("candidatesTokensDetails", "responseTokensDetails"),
+}
 _BY_PROMPT = re.compile(r"(.*/)?gemini-[12]\b")
 """Models whose searches are billed once a prompt, however many there were."""
 
@@ -290,13 +295,15 @@ def bedrock(answer: Answer) -> Event:
         found["input_tokens"] = _with(count(item, "input.inputTokenCount"), found)
         embedded = at(item, "output.outputBodyJson.embedding") is not None
         found["operation"] = "embeddings" if embedded else "chat"
+    elif at(body, "type") == "message":
+        found = anthropic(answer)
     else:
-        raise Refused("not a response of Bedrock Converse", "usage")
+        raise Refused("not a response of Bedrock", "usage")
     asked = [part for part in each(body, "output.message.content") if at(part, "toolUse") is not None]
-    model = text(item, "modelId")
+    model = text(item, "modelId") or found.get("model")
     return found | {
         **{"provider": "aws", "model": model and model.rpartition("/")[2], "ts": moment(item, "timestamp")},
-        "request_id": text(item, "requestId") or text(body, "ResponseMetadata.RequestId"),
+        "request_id": text(item, "requestId") or text(body, "ResponseMetadata.RequestId") or found.get("request_id"),
         "tool_calls": len(asked) or tool_calls(body),
         "status": STATUS.get(failed, NO_ANSWER) if failed else None,
     }
@@ -306,15 +313,16 @@ _EVENTS = frozenset("messageStart contentBlockStart contentBlockDelta contentBlo
 
 
 def bedrock_answers(told: Iterator[Item | Refused]) -> Iterable[Part]:
-    """Of a stream its metadata; of a log entry the answer in it."""
+    """Of a stream its metadata; of a log entry and of a batch's line the answer in it."""
     for item in told:
         if isinstance(item, Refused):
             yield item
         elif item and item.keys() <= _EVENTS:
             yield NoCall(PART)
         else:
-            bodies = (at(item, path) for path in ("output.outputBodyJson", "metadata"))
-            yield Answer(next((body for body in bodies if isinstance(body, dict)), item), item)
+            bodies = (at(item, path) for path in ("modelOutput", "output.outputBodyJson", "metadata"))
+            body = next((body for body in bodies if isinstance(body, dict)), item)
+            yield Answer(body, item, BATCH if "modelOutput" in item else {})
 
 
 def reader(

@@ -282,18 +282,21 @@ def used(event: Event, failed: bool = False, total: int | None = None) -> Event:
     """The event with its counts settled.
 
     A hit in the gateway's own cache used nothing at the provider, whatever the answer once took; a call that failed and
-    tells of no tokens used none. An output that is not told is what the total leaves; embeddings have none.
+    tells of no tokens used none. An output that is not told is what the total leaves; embeddings and ranks have none.
     """
     told = [event.get("input_tokens"), event.get("output_tokens")]
     if event.get("response_cache") == "hit" or (failed and told == [None, None]):
         rest = {name: value for name, value in event.items() if name not in _OF_USE}
         return rest | {"input_tokens": 0, "output_tokens": 0}
+    only_input = event.get("operation") in ("embeddings", "rerank")
+    if only_input and told == [None, None] and total is not None:
+        return event | {"input_tokens": total, "output_tokens": 0}
     if told == [None, None]:
         raise Refused("no token counts", "input_tokens")
     if told[1] is None and told[0] is not None:
         if total is not None and total >= told[0]:
             return event | {"output_tokens": total - told[0]}
-        if event.get("operation") == "embeddings":
+        if only_input:
             return event | {"output_tokens": 0}
     return inclusive(event, total)
 
