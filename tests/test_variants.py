@@ -14,7 +14,7 @@ from schemas.adapters.reading import Reading
 from schemas.adapters.sources import usage_events
 from schemas.adapters.who import SourceName
 from tests.foreign import NOW, body, span, traces, who
-from tests.test_adapters import mutated, safe
+from tests.test_adapters import ODD, mutated, safe
 
 Case = tuple[str, Any, list[Mapping[str, Any]]]
 """What it is, the payload, and of each call some fields of its event (None: not told)."""
@@ -329,6 +329,8 @@ OPENAI: list[Case] = [
                operation="chat")]),
     ("embeddings", {"object": "list", "model": "text-embedding-3-small", "usage": {"prompt_tokens": 8, "total_tokens": 8}}, [
         tokens(8, 0, operation="embeddings")]),
+    ("a stream of Azure", [{"object": "", "id": "", "prompt_filter_results": []}, CHUNK | {"usage": None}, CHUNK], [
+        tokens(100, 20)]),
     ("a stream of chat", [CHUNK | {"usage": None, "choices": []}, CHUNK], [tokens(100, 20)]),
     ("a stream as it came over the wire", sse(CHUNK | {"usage": None}, CHUNK), [tokens(100, 20)]),
     ("usage in every chunk: the last one counts", [
@@ -526,6 +528,9 @@ def test_it_is_read_as_its_maker_means_it(source: SourceName, payload: Any, expe
         ("openai", {"error": {"message": "x"}}, "usage", "not a response of OpenAI"),
         ("openai", claude(), "usage", "not a response of OpenAI"),
         ("openai", {"text": "x", "usage": {"type": "duration", "seconds": 9}}, "input_tokens", "no token counts"),
+        ("openai", [CHUNK | {"usage": None}], "usage", "a stream without its last part"),
+        ("openai", sse({"type": "response.created", "response": {"id": "r"}}), "usage", "a stream without its last part"),
+        ("bedrock", [{"messageStart": {}}, {"messageStop": {}}], "usage", "a stream without its last part"),
         ("anthropic", {"input_tokens": 2095}, "type", "not a response of Anthropic"),
         ("anthropic", [DELTA], "type", "not a response of Anthropic"),
         ("gemini", {"totalTokens": 7}, "usageMetadata", "not a response of Gemini"),
@@ -545,3 +550,9 @@ def test_what_is_none_of_its_calls_is_refused_with_a_reason(
 def test_bent_variants_are_safe(case: tuple[SourceName, Any], data: st.DataObject) -> None:
     source, payload = case
     safe(source, payload if isinstance(payload, bytes) else body(data.draw(mutated(payload))))
+
+
+@given(st.sampled_from(ODD))
+def test_an_odd_status_of_a_batchs_line_is_no_reason_to_stop(odd: Any) -> None:
+    line = {"response": {"status_code": odd, "body": answer()}}
+    assert len(read("openai", line).events) == 1

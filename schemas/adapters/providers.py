@@ -7,7 +7,7 @@ whose call it was; what stands in for tenant and key is yours to say. Only some 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
@@ -107,6 +107,14 @@ _LOGGED: Names = {
     "output_tokens": ("output.outputTokenCount",),
 }
 """What Bedrock's log says of a call, whatever the model's maker answered."""
+_STREAM = frozenset("message_delta message_stop ping content_block_start content_block_delta content_block_stop".split())
+_SOUND = {
+    "audio_input_tokens": ("promptTokensDetails",),
+    "audio_output_tokens": ("candidatesTokensDetails", "responseTokensDetails"),
+}
+_BY_PROMPT = re.compile(r"(.*/)?gemini-[12]\b")
+"""Models whose searches are billed once a prompt, however many there were."""
+_EVENTS = frozenset("messageStart contentBlockStart contentBlockDelta contentBlockStop messageStop".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +158,13 @@ def openai_answers(told: Iterator[Item | Refused]) -> Iterable[Part]:
 def _openai_answer(item: Item) -> Part:
     batched = at(item, "response.body")
     if isinstance(batched, dict):
-        status = count(item, "response.status_code") if type(at(item, "response.status_code")) is int else None
-        return Answer(batched, item, BATCH | {"status": status}) if "usage" in batched else NoCall(UNANSWERED)
+        said = BATCH | values(item, {"status": ("response.status_code",)})
+        return Answer(batched, item, said) if "usage" in batched else NoCall(UNANSWERED)
     if (text(item, "type") or "").startswith("response."):
         done = at(item, "response")
         return Answer(done, item) if isinstance(done, dict) and isinstance(at(done, "usage"), dict) else NoCall(PART)
-    if at(item, "object") == "chat.completion.chunk" and at(item, "usage") is None:
-        return NoCall(PART)
+    if at(item, "object") in ("chat.completion.chunk", "") and at(item, "usage") is None:
+        return NoCall(PART)  # "" is what Azure's first one says
     return Answer(item, item)
 
 
@@ -190,9 +198,6 @@ def anthropic(answer: Answer) -> Event:
         found["cache_write_tokens"] = whole(*by_lifetime)
     found["input_tokens"] = _with(whole(*(count(part, "input_tokens") for part in sums)), found)
     return found | {"provider": "anthropic", "operation": "chat", "tool_calls": tool_calls(body)}
-
-
-_STREAM = frozenset("message_delta message_stop ping content_block_start content_block_delta content_block_stop".split())
 
 
 def anthropic_answers(told: Iterator[Item | Refused]) -> Iterable[Part]:
@@ -240,19 +245,11 @@ def gemini(answer: Answer) -> Event:
     else:
         found["operation"] = "chat"
     candidates = each(body, "candidates")
-    asked = [part for each_one in candidates for part in each(each_one, "content.parts") if at(part, "functionCall")]
+    asked = [part for candidate in candidates for part in each(candidate, "content.parts") if at(part, "functionCall")]
     searches = sum(len(each(candidate, "groundingMetadata.webSearchQueries")) for candidate in candidates)
     if _BY_PROMPT.match(found.get("model") or ""):
         searches = min(searches, 1)
     return found | {"provider": "google", "tool_calls": len(asked) or None, "web_search_requests": searches or None}
-
-
-_SOUND = {
-    "audio_input_tokens": ("promptTokensDetails",),
-    "audio_output_tokens": ("candidatesTokensDetails", "responseTokensDetails"),
-}
-_BY_PROMPT = re.compile(r"(.*/)?gemini-[12]\b")
-"""Models whose searches are billed once a prompt, however many there were."""
 
 
 def gemini_answers(told: Iterator[Item | Refused]) -> Iterable[Part]:
@@ -309,9 +306,6 @@ def bedrock(answer: Answer) -> Event:
     }
 
 
-_EVENTS = frozenset("messageStart contentBlockStart contentBlockDelta contentBlockStop messageStop".split())
-
-
 def bedrock_answers(told: Iterator[Item | Refused]) -> Iterable[Part]:
     """Of a stream its metadata; of a log entry and of a batch's line the answer in it."""
     for item in told:
@@ -339,7 +333,14 @@ def reader(
         failed = (found.get("status") or 200) >= 400 or found.get("status") == NO_ANSWER
         return used(whose(answer.around, who, found), failed, count(answer.body, total))
 
-    return lambda body, who, now: read(answers(items(_lines(body))), lambda answer: event(answer, who, now))
+    return lambda body, who, now: read(_ended(answers(items(_lines(body)))), lambda answer: event(answer, who, now))
+
+
+def _ended(parts: Iterable[Part]) -> Sequence[Part]:
+    """The parts; of a stream that never says what it used the last one is refused, for a call is missing."""
+    told = list(parts)
+    silent = bool(told) and all(isinstance(part, NoCall) and str(part) == PART for part in told)
+    return [*told[:-1], Refused("no token counts: a stream without its last part", "usage")] if silent else told
 
 
 def _lines(body: bytes) -> bytes:
