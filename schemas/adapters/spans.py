@@ -133,7 +133,7 @@ class Span:
         return self.failed or self.attributes.get(_ERROR) is not None
 
 
-def calls(spans: Sequence[Span | Refused], who: Who) -> Reading:
+def calls(spans: Sequence[Span | Refused | NoCall], who: Who) -> Reading:
     """The calls among the spans of one payload, each once: an agent's sums and second spans of a call are passed over."""
     return read(_once(spans), lambda span: event(span, who))
 
@@ -162,7 +162,7 @@ def _told(span: Span) -> Names:
     return {name: there for name, paths in NAMES.items() if (there := tuple(p for p in paths if p in span.attributes))}
 
 
-def _once(spans: Sequence[Span | Refused]) -> Iterator[Span | Refused | NoCall]:
+def _once(spans: Sequence[Span | Refused | NoCall]) -> Iterator[Span | Refused | NoCall]:
     """The spans, those that are no call of their own as NoCall. A call tells of its use, or that it failed."""
     kinds = [_kind(span) if isinstance(span, Span) else "" for span in spans]
     telling = [
@@ -170,7 +170,7 @@ def _once(spans: Sequence[Span | Refused]) -> Iterator[Span | Refused | NoCall]:
     ]
     repeated = _repeated(telling, [span for span in spans if isinstance(span, Span)])
     for span, kind in zip(spans, kinds, strict=True):
-        if isinstance(span, Refused):
+        if isinstance(span, Refused | NoCall):
             yield span
         elif kind != "call":
             yield NoCall(kind)
