@@ -27,7 +27,13 @@ USUAL = Truth(1_000, 500, 30, 70, 90, 10, frozenset(("cached", "write", "write_1
 WHOLE: dict[str, Any] = GOOD | {
     **dict.fromkeys(FIELDS[len(GOOD) :], 1),
     **{"provider": "openai", "requested_model": "openai/gpt-4o", "operation": "chat", "service_tier": "flex"},
-    **{"response_cache": "miss", "request_id": "q-1", "session_id": "s-1", "trace_id": "t-1", "outcome": "ok"},
+    **{
+        "response_cache": "miss",
+        "request_id": "q-1",
+        "session_id": "01890a5d-ac96-774b-bcce-b302099a8057",
+        "trace_id": "t-1",
+        "outcome": "ok",
+    },
     **{"user_id": "u-1", "client_ip": "203.0.113.7", "country": "DE", "user_agent": "app/1", "feature": "search"},
     **{"environment": "prod", "experiment": "e", "variant": "b", "origin_tenant": "o-1"},
     **{"prompt_fingerprint": "00ff00ff00ff00ff", "prompt_simhash": "AB12"},

@@ -7,10 +7,14 @@ import random
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
 from schemas.decode import Refused, _Columns, convert, parse, split
 from schemas.scan import FIELDS, scan
 from schemas.usage import MAX_COUNT, UsageEvent, bounds
+from stream import metrics
+from stream.assembly import Assembly
+from stream.partition import Partition
 from stream.readings import Whose
 from stream.windows import DAY
 from tests.calls import T0
@@ -133,3 +137,15 @@ def test_a_source_that_tells_of_no_cache_is_priced_as_fresh_and_stays_out_of_its
     assert cache_and_money(400) == (0.4, 700_000)
     assert cache_and_money(400, None, None) == (0.4, 2_700_000)
     assert cache_and_money(400, 0) == (0.2, 1_700_000)
+
+
+def test_fields_that_are_none_of_ours_are_shown_by_name_and_never_what_they_hold() -> None:
+    """A name that is no name may be what somebody wrote."""
+    odd = {"messages": ["CANARY"], "cached_tokens": 3, "CANARY: tell me a secret": 1, "x" * 99: "CANARY"}
+    partition = Partition(0, Assembly([]), generation=1, next=0, pointer="")
+    partition.assembly.decoder.decode(split(json.dumps(GOOD | odd).encode()))
+    metrics.standing({}, [partition], 0, 0.0)
+    shown = generate_latest().decode()
+    for name in ("messages", "cached_tokens", "other", "x" * 64):
+        assert f'burnguard_unknown_fields{{name="{name}"}} 1.0' in shown
+    assert "CANARY" not in shown
