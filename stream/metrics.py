@@ -34,6 +34,9 @@ OTHER_KEY = Counter(
 EVICTED = Counter("burnguard_evicted", "Keys forgotten because a partition knew more than `BURNGUARD_WORKER_KEYS`")
 UNMETERED = Counter("burnguard_unmetered", "Calls of a tenant, feature and model that found no room among the meters")
 FORGOTTEN_SESSION = Counter("burnguard_forgotten_session", "Sessions that left their partition's table for newer ones")
+SHARED_REQUEST = Counter(
+    "burnguard_shared_request", "Calls whose request id more than 10 calls had within 10 minutes: not taken for retries"
+)
 USD = Counter("burnguard_usd", "Dollars that the folded calls cost")
 QUARANTINED = Counter("burnguard_quarantined", "Lines refused and written to the quarantine topic")
 SKIPPED = Counter("burnguard_skipped", "Records fetched again that were folded before; grows only after a rebalance")
@@ -102,7 +105,8 @@ def folded(before: Mapping[str, int], after: Mapping[str, int], refused: int, ag
     """Count what one fold added."""
     counted = ((CALLS, "calls"), (DUPLICATE, "duplicate"), (LATE, "late"), (SKEWED, "skewed"), (OTHER, "other"))
     no_room = ((OTHER_MODEL, "other_model"), (OTHER_KEY, "other_key"), (EVICTED, "evicted"), (UNMETERED, "unmetered"))
-    for counter, name in (*counted, *no_room, (FORGOTTEN_SESSION, "forgotten_session")):
+    rest = ((FORGOTTEN_SESSION, "forgotten_session"), (SHARED_REQUEST, "shared_request"))
+    for counter, name in (*counted, *no_room, *rest):
         counter.inc(after[name] - before[name])
     USD.inc((after["usd"] - before["usd"]) / NANO)
     QUARANTINED.inc(refused)

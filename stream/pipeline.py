@@ -17,6 +17,7 @@ from schemas.reading import Reading
 from schemas.rollup import Rollup, used
 from schemas.signals import OTHER_KEYS, Signal
 from schemas.snapshot import Snapshot, array, joined, number, of_numbers, part
+from stream.attempts import Attempts
 from stream.cells import OF_MEASURES, WHAT, WHEN, WHO, Cells
 from stream.dedupe import SeenIds
 from stream.grace import GRACE, Graces
@@ -50,13 +51,15 @@ COUNTERS = (
     "evicted",
     "unmetered",
     "forgotten_session",
+    "shared_request",
     "usd",
     "guessed_usd",
 )
 """Totals of a partition; `other` are calls whose feature or operation is counted as "other", `other_model` those of models
 beyond the first 5,000, `other_key` those of new keys that are counted under their tenant's key "other", `evicted` the keys
 that were forgotten (see Rows), `unmetered` calls of a use (tenant, feature, model) that found no room among the meters of
-uses, `forgotten_session` the sessions that left for newer ones."""
+uses, `forgotten_session` the sessions that left for newer ones, `shared_request` calls whose request id is that of too many
+(see Attempts)."""
 
 
 class Prices(Protocol):
@@ -148,6 +151,7 @@ class Pipeline:
         detectors: list[PaneDetector],
         *,
         seen: SeenIds,
+        attempts: Attempts | None = None,
         rows: Rows | None = None,
         partition: int = 0,
         config: str = "",
@@ -156,6 +160,7 @@ class Pipeline:
         self._names = vocabularies
         self._detectors = detectors
         self._seen = seen
+        self._attempts = attempts or Attempts()
         self._rows = rows or Rows()
         self._partition = partition
         self._config = config
@@ -184,6 +189,8 @@ class Pipeline:
             return output
         fresh = self._seen.first_seen(batch.event)
         clock = np.maximum(np.maximum.accumulate(batch.clock), self._clock)
+        batch, shared = self._attempts.number(batch, clock, fresh)
+        self.counters["shared_request"] += shared
         cost, guessed = self._prices.cost(batch, self._names.models.names, self._names.tenants.names)
         self._grow(batch)
         sums = measures(batch, cost, guessed)
@@ -253,6 +260,7 @@ class Pipeline:
                 usage=self._cells.snapshot(),
                 meters=self.meters.snapshot(),
                 seen=self._seen.snapshot(),
+                attempts=self._attempts.snapshot(),
                 rows=self._rows.snapshot(self._keys.rows, self._tenants.rows),
                 counters=of_numbers(**self.counters),
                 **{detector.name: detector.snapshot() for detector in self._detectors},
@@ -260,7 +268,7 @@ class Pipeline:
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """A counter or detector that the snapshot does not know starts afresh, and so do usage and the tenants' graces.
+        """A counter or detector that the snapshot does not know starts afresh; so do usage, requests and the tenants' graces.
 
         Raises BadCheckpoint.
         """
@@ -272,6 +280,7 @@ class Pipeline:
         self._cells.restore(part(snapshot, "usage"))
         self.meters.restore(part(snapshot, "meters"), self._keys.rows)
         self._seen.restore(part(snapshot, "seen"))
+        self._attempts.restore(part(snapshot, "attempts"))
         for detector in self._detectors:
             detector.restore(part(snapshot, detector.name))
         counters = part(snapshot, "counters")
