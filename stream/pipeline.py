@@ -24,6 +24,7 @@ from stream.grace import GRACE, Graces
 from stream.measures import GUESSED, USD, measures
 from stream.meters import Meters
 from stream.rows import Rows
+from stream.skew import Skews
 from stream.windows import (
     HOUR,
     LATE,
@@ -168,6 +169,7 @@ class Pipeline:
         self._tenants = Meter()
         self._open = OpenPanes()
         self._graces = Graces()
+        self._skews = Skews()
         self._cells = Cells()
         self.meters = Meters()
         self._tenant_of: I32 = np.zeros(64, np.int32)
@@ -226,6 +228,11 @@ class Pipeline:
         nothing = np.empty(0, np.int32), np.empty(0, np.int64), np.empty((0, MEASURES), np.int64)
         return [self._pulse(self._edge - 1, *nothing, self._burning())]
 
+    def clocks(self) -> dict[str, Ms]:
+        """The tenants whose clocks are off, furthest first, and by how much they are ahead, or below 0 behind (see Skews)."""
+        ahead = sorted(self._skews.ahead(self._clock).items(), key=lambda found: -abs(found[1]))
+        return {self._names.tenants.names[row][0]: ms for row, ms in ahead}
+
     def rest(self) -> list[Rollup]:
         """The usage that was not said yet, where no call comes any more."""
         cells = self._cells.rest()
@@ -257,6 +264,7 @@ class Pipeline:
                 tenants=self._tenants.snapshot(),
                 open=self._open.snapshot(),
                 grace=self._graces.snapshot(self._tenants.rows),
+                skew=self._skews.snapshot(),
                 usage=self._cells.snapshot(),
                 meters=self.meters.snapshot(),
                 seen=self._seen.snapshot(),
@@ -268,7 +276,7 @@ class Pipeline:
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """A counter or detector that the snapshot does not know starts afresh; so do usage, requests and the tenants' graces.
+        """A counter or detector that the snapshot does not know starts afresh; so do usage, requests, graces and clocks.
 
         Raises BadCheckpoint.
         """
@@ -277,6 +285,7 @@ class Pipeline:
         self._open.restore(part(snapshot, "open"))
         self._graces.restore(part(snapshot, "grace"))
         self._graces.grow(self._tenants.rows)
+        self._skews.restore(part(snapshot, "skew"), self._tenants.rows)
         self._cells.restore(part(snapshot, "usage"))
         self.meters.restore(part(snapshot, "meters"), self._keys.rows)
         self._seen.restore(part(snapshot, "seen"))
@@ -295,6 +304,7 @@ class Pipeline:
         self._keys.grow(keys)
         self._tenants.grow(tenants)
         self._graces.grow(tenants)
+        self._skews.grow(tenants)
         self.meters.grow(keys)
         self._rows.grow(keys, tenants)
         self._open.grow(keys, len(batch))
@@ -310,6 +320,7 @@ class Pipeline:
         if not len(keep):
             return
         batch = self._with_room(batch, clock, keep)
+        self._skews.add(batch.tenant[kept], clock[kept], batch.ts[kept])
         late = np.empty((len(keep), 3), np.int64)
         graces = self._graces
         self._open.used, behind, skewed, graces.news = fold_rows(
@@ -387,6 +398,7 @@ class Pipeline:
         if len(rows):
             self._tenants.forget(rows)
             self._graces.forget(rows)
+            self._skews.forget(rows)
             self.meters.forget_tenants(rows)
         _leave(self._names.tenants, rows)
 

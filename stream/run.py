@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from actions.ledger import Busy, Deposed, Ledger
@@ -25,10 +26,12 @@ from stream.pipeline import Output
 from stream.progress import Progress
 from stream.quarantine import QuarantineFile
 from stream.settings import Settings
+from stream.skew import said
 from stream.sources import LineReader, first_line, read_file
 from stream.tenants import TenantMeters
 
 READ_BYTES = 1 << 20
+MOST_CLOCKS = 5
 LOCKED_S = 0.25
 """How long the stream may stand still because somebody else keeps the ledger locked, once a second."""
 
@@ -208,6 +211,10 @@ class Run:
             f"summary    {live['unique']} calls, {usd(live['usd'])} spent; {live['duplicate']} duplicates,"
             f" {live['late']} late, {live['skewed']} ahead of the clock, {self._quarantine.kept} lines quarantined"
         )
+        clocks = self._assembly.pipeline.clocks()
+        if clocks:
+            off = [f"{tenant} {said(ahead)}" for tenant, ahead in islice(clocks.items(), MOST_CLOCKS)]
+            self._say(f"clocks     {', '.join(off)}{' ...' if len(clocks) > len(off) else ''}")
         if live["evicted"] or live["other_key"]:
             self._say(
                 f"keys       {live['evicted']} forgotten, {live['other_key']} calls of others for which there was no room"
