@@ -16,6 +16,7 @@ HEAD = """# Metrics of a worker
 
 Served at `/metrics` on 127.0.0.1 and `BURNGUARD_WORKER_HTTP_PORT` (9464), beside `/health` (the process lives) and
 `/ready` (all that it owns is loaded). Written by `python -m stream.metrics`.
+How to read what is said of clocks: [producers](producers.md#settings).
 """
 INTAKE_HEAD = """# Metrics of the intake
 
