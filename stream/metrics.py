@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +10,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 from schemas.batch import NANO, Ms
 from schemas.signals import Signal
+from stream.skew import furthest
 
 HEAD = """# Metrics of a worker
 
@@ -162,9 +162,9 @@ def standing(lags: Mapping[int, int], partitions: Collection[Standing], clock_ag
 
 
 def clocks(ahead: Mapping[str, Ms]) -> None:
-    """The tenants whose clocks are off, furthest first."""
+    """The tenants whose clocks are off; those that are right again are not shown any more."""
     AHEAD.clear()
-    for tenant, ms in islice(ahead.items(), MOST_CLOCKS):
+    for tenant, ms in furthest(ahead, MOST_CLOCKS):
         AHEAD.labels(tenant).set(ms / 1000)
 
 

@@ -9,7 +9,6 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 from actions.ledger import Busy, Deposed, Ledger
@@ -26,7 +25,7 @@ from stream.pipeline import Output
 from stream.progress import Progress
 from stream.quarantine import QuarantineFile
 from stream.settings import Settings
-from stream.skew import said
+from stream.skew import furthest, said
 from stream.sources import LineReader, first_line, read_file
 from stream.tenants import TenantMeters
 
@@ -213,7 +212,7 @@ class Run:
         )
         clocks = self._assembly.pipeline.clocks()
         if clocks:
-            off = [f"{tenant} {said(ahead)}" for tenant, ahead in islice(clocks.items(), MOST_CLOCKS)]
+            off = [f"{tenant} {said(ahead)}" for tenant, ahead in furthest(clocks, MOST_CLOCKS)]
             self._say(f"clocks     {', '.join(off)}{' ...' if len(clocks) > len(off) else ''}")
         if live["evicted"] or live["other_key"]:
             self._say(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numba import njit
 
@@ -51,8 +53,8 @@ class Skews(Columns):
         Known after three minutes with calls where it is ahead, after five where it is behind.
         """
         past = self.past[: self.rows]
-        rows = np.flatnonzero((np.abs(past) > SURE).sum(axis=1) > MINUTES // 2)
-        rows = rows[self.minute[rows] >= now // MINUTE - HOUR // MINUTE]
+        rows, odd = np.unique(np.flatnonzero((past > SURE) | (past < -SURE)) // MINUTES, return_counts=True)
+        rows = rows[(odd > MINUTES // 2) & (self.minute[rows] >= now // MINUTE - HOUR // MINUTE)]
         least = np.sort(past[rows], axis=1)
         middle = least[:, MINUTES // 2]
         steady = (least[:, 0] > STEADY) & (least[:, -1] - least[:, 0] <= STEADY)
@@ -73,6 +75,15 @@ class Clocks:
         self._skews.grow(len(self._rows))
         self._skews.add(np.full(len(ts), row, np.int32), np.full(len(ts), now), ts)
         return self._skews.ahead(now).get(row, 0)
+
+
+def furthest(ahead: Mapping[str, Ms], most: int) -> list[tuple[str, Ms]]:
+    """The clocks that are furthest off, first.
+
+    >>> furthest({"a": 5_000, "b": -20_000, "c": 90_000}, 2)
+    [('c', 90000), ('b', -20000)]
+    """
+    return sorted(ahead.items(), key=lambda found: -abs(found[1]))[:most]
 
 
 def said(ahead: Ms) -> str:

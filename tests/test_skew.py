@@ -44,7 +44,6 @@ def test_every_clock_that_is_off_is_told_and_no_exporter_that_keeps_calls_back(p
     line.feed(batch(sorted(calls)))
     told = {tenant: ahead / 1000 for tenant, ahead in line.clocks().items()}
     assert told == {f"tenant-{n}": pytest.approx(by, abs=1.1) for n, by in enumerate(clocks) if by}
-    assert list(told) == ["tenant-0", "tenant-1", "tenant-2"]
     assert line.counters["unique"] == len(calls)
 
 
