@@ -62,8 +62,9 @@ class Batch:
 
     `attempt` is 1 for a first attempt, 2 for its retry; `status` is HTTP's; `latency_ms` is rounded half up and ends at
     2**31 - 1. `fallback` is 1 where another model was served than asked for, 0 where it was that one or a version of it.
-    `response_cache` is an index into RESPONSE_CACHE. `user`, `address`, `session` and `fingerprint` are stable hashes,
-    never 0 but where the event did not say or said nothing; fingerprints in either case of hex are one.
+    `response_cache` is an index into RESPONSE_CACHE. `request`, `user`, `address`, `session` and `fingerprint` are stable
+    hashes, never 0 but where the event did not say or said nothing; fingerprints in either case of hex are one, and requests
+    of two keys never are.
     """
 
     clock: I64
@@ -90,6 +91,7 @@ class Batch:
     latency_ms: I32
     fallback: I8
     response_cache: I8
+    request: U64
     user: U64
     address: U64
     session: U64

@@ -204,7 +204,8 @@ class Decoder:
         ts, arrival, latency = c.times
         *counts, status = c.counts
         tier, response_cache = c.enums
-        event, *ids = c.ids
+        event, request, *ids = c.ids
+        owner = P2 * c.hashes[NAMES.index("tenant")] + P3 * c.hashes[NAMES.index("key_id")]
         clock = np.where(lines.clock == ABSENT, arrival, lines.clock)
         first = (clock, lines.position, ts, event, *named, tier)
         rest: tuple[NDArray[Any], ...] = (
@@ -212,6 +213,7 @@ class Decoder:
             np.minimum(latency, MAX_COUNT).astype(np.int32),
             c.fallback,
             response_cache,
+            np.where(request, np.maximum(request + owner, 1), 0),
             *ids,
         )
         every: tuple[NDArray[Any], ...] = (*first, *counts, *rest)
@@ -262,7 +264,7 @@ class _Columns:
         self.counts[:, i] = [ABSENT if getattr(call, name) is None else getattr(call, name) for name in COUNTS]
         self.enums[0, i] = SERVICE_TIERS.index(call.service_tier or "standard")
         self.enums[1, i] = ABSENT if call.response_cache is None else RESPONSE_CACHE.index(call.response_cache)
-        self.ids[:, i] = [*(_hashed(getattr(call, name)) for name in IDS[:4]), _mixed(call.prompt_fingerprint)]
+        self.ids[:, i] = [*(_hashed(getattr(call, name)) for name in IDS[:-1]), _mixed(call.prompt_fingerprint)]
         self.fallback[i] = fell_back(call.requested_model, call.model) if call.requested_model else ABSENT
 
 

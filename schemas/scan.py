@@ -15,7 +15,7 @@ from schemas.usage import UsageEvent, bounds
 
 NAMES = ("tenant", "key_id", "provider", "model", "feature", "operation")
 """Texts that a vocabulary keeps, in the order of the rows of the text outputs."""
-IDS = ("event_id", "user_id", "client_ip", "session_id", "prompt_fingerprint")
+IDS = ("event_id", "request_id", "user_id", "client_ip", "session_id", "prompt_fingerprint")
 """What is kept as a hash only."""
 TIMES = ("ts", "arrival_ts", "latency_ms")
 COUNTS = (

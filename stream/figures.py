@@ -61,6 +61,16 @@ class Totals:
         return self.fresh + self.cached + self.cache_write + self.output
 
     @property
+    def requests(self) -> int:
+        """Distinct requests: every call but the attempts after a first one."""
+        return self.calls - self.retries
+
+    @property
+    def attempts_per_request(self) -> float | None:
+        """Near 1 where little is tried again. Far above it with few failures: `request_id` is no request's, but a trace's."""
+        return ratio(self.calls, self.requests)
+
+    @property
     def success(self) -> float | None:
         """Of the calls whose status is known."""
         return ratio(self.ok, self.calls - self.untold)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
+import numpy as np
 
 from schemas.adapters import native
 from schemas.adapters.reading import Reading, Refusal
@@ -22,6 +23,7 @@ from stream import metrics
 from stream.partition import Away
 from stream.passing import Outgoing, Sink
 from stream.settings import KafkaSettings
+from stream.skew import Clocks
 
 Source = Literal["native"] | SourceName
 MOST_ROWS = 1_000
@@ -111,6 +113,13 @@ def records(reading: Reading, body: bytes, origin: Origin, kafka: KafkaSettings)
     return calls + [Outgoing(kafka.quarantine_topic, None, row.to_json()) for row in rows]
 
 
+def note_clock(clocks: Clocks, producer: str, source: Source, reading: Reading, now: float) -> None:
+    """Note what the calls of a body that came `now` say of their producer's clock."""
+    if reading.events:
+        came, ts = round(now * 1000), np.array([round(call["ts"] * 1000) for call in reading.events])
+        metrics.heard(producer, source, (came - ts).tolist(), clocks.hear((producer, source), came, ts))
+
+
 @dataclass(frozen=True, slots=True)
 class Taken:
     """What became of a body: every call counted, and the ends of what was refused."""
@@ -136,6 +145,7 @@ class Intake:
         self._limit = limit
         self._judging = ThreadPoolExecutor(1, "judging")
         self._failed_at = float("-inf")
+        self._clocks = Clocks()
 
     async def take(self, body: Body, producer: Producer, hold: Callable[[int], None], now: float) -> Taken:
         """Returns once all of it is delivered; `hold` hears how many bytes wait for that, and may raise.
@@ -164,6 +174,7 @@ class Intake:
     def _judge(self, body: Body, producer: Producer, now: float) -> tuple[Taken, list[Outgoing]]:
         whole = unpack(body.sent, self._limit) if body.packed else body.sent
         reading = read(body.source, whole, who_sends(body.source, self._sources, producer), now)
+        note_clock(self._clocks, producer.name, body.source, reading, now)
         taken = Taken(
             len(reading.events), len(reading.refused), sum(reading.passed.values()), ends(reading.refused, MOST_SHOWN)
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from schemas.batch import NANO
 from schemas.incidents import Incident, News
-from stream.figures import Totals
+from stream.figures import Totals, ratio
 
 MARKS = {
     "incident_opened": "INCIDENT",
@@ -50,7 +50,12 @@ def stood(totals: Totals, users: float) -> str:
     >>> stood(Totals(*[0] * 2, 1_204, *[0] * 6, 1_180, 0, 24, *[0] * 11, 800, 200), users=12.3)
     '1,204 calls, 2 % failed, 25 % of input cached, some 12 users'
     """
-    shares = ((totals.success, "failed", True), (totals.prefix_share, "of input cached", False))
+    tried_again = ratio(totals.retries, totals.calls) or None
+    shares = (
+        (totals.success, "failed", True),
+        (tried_again, "tried again", False),
+        (totals.prefix_share, "of input cached", False),
+    )
     told = [f"{100 * (1 - share if rest else share):.0f} % {what}" for share, what, rest in shares if share is not None]
     return ", ".join([f"{totals.calls:,} calls", *told, *([f"some {users:.0f} users"] if users else [])])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Counts
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -12,17 +12,22 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from schemas.batch import NANO, Ms
 from schemas.decode import MOST_NAMES
 from schemas.signals import Signal
+from stream.skew import furthest
 
 HEAD = """# Metrics of a worker
 
 Served at `/metrics` on 127.0.0.1 and `BURNGUARD_WORKER_HTTP_PORT` (9464), beside `/health` (the process lives) and
 `/ready` (all that it owns is loaded). Written by `python -m stream.metrics`.
+How to read what is said of clocks: [producers](producers.md#settings).
 """
 INTAKE_HEAD = """# Metrics of the intake
 
 Served at `/metrics` of `burnguard intake`; `producer` is a name in the file of tokens, or the topic that is read.
 """
+AGES = (-3600.0, -300.0, -60.0, -30.0, -10.0, -5.0, -1.0, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+MOST_CLOCKS = 20
 
 CALLS = Counter("burnguard_calls", "Calls folded, duplicates among them")
 DUPLICATE = Counter("burnguard_duplicate", "Calls dropped because their event id was seen before")
@@ -36,6 +41,9 @@ OTHER_KEY = Counter(
 EVICTED = Counter("burnguard_evicted", "Keys forgotten because a partition knew more than `BURNGUARD_WORKER_KEYS`")
 UNMETERED = Counter("burnguard_unmetered", "Calls of a tenant, feature and model that found no room among the meters")
 FORGOTTEN_SESSION = Counter("burnguard_forgotten_session", "Sessions that left their partition's table for newer ones")
+SHARED_REQUEST = Counter(
+    "burnguard_shared_request", "Calls whose request id more than 10 calls had within 10 minutes: not taken for retries"
+)
 USD = Counter("burnguard_usd", "Dollars that the folded calls cost")
 QUARANTINED = Counter("burnguard_quarantined", "Lines refused and written to the quarantine topic")
 UNKNOWN_FIELDS = Gauge(
@@ -62,6 +70,11 @@ PARTITIONS = Gauge("burnguard_partitions", "Partitions loaded here")
 LAG = Gauge("burnguard_lag", "Records behind the end of the partition", ["partition"])
 UNCOMMITTED = Gauge("burnguard_uncommitted", "Records folded since the pointers that are committed")
 CLOCK_AGE = Gauge("burnguard_clock_age_seconds", "How far the oldest clock of a partition is behind ours")
+AHEAD = Gauge(
+    "burnguard_tenant_clock_ahead_seconds",
+    "How far the clock of a tenant's calls is ahead of the log's, below 0 behind: the 20 furthest off, by more than a second",
+    ["tenant"],
+)
 POINTER_AGE = Gauge("burnguard_pointer_age_seconds", "Since the oldest pointer of a partition that has changed")
 
 INTAKE = CollectorRegistry()
@@ -77,6 +90,19 @@ INTAKE_AWAY = Counter("burnguard_intake_away", "Deliveries that Kafka did not ac
 INTAKE_HELD = Gauge("burnguard_intake_held_bytes", "Bytes of bodies that are not answered yet", registry=INTAKE)
 INTAKE_DELIVERY = Histogram(
     "burnguard_intake_delivery_seconds", "Until Kafka has acknowledged a body's calls", buckets=SECONDS, registry=INTAKE
+)
+INTAKE_AGE = Histogram(
+    "burnguard_intake_age_seconds",
+    "From a call's `ts` until it came; below 0 its producer's clock is ahead",
+    _WHOSE,
+    buckets=AGES,
+    registry=INTAKE,
+)
+INTAKE_AHEAD = Gauge(
+    "burnguard_intake_clock_ahead_seconds",
+    "How far the clock of a producer is ahead of ours, below 0 behind; 0 within a second, or as long as it is not sure",
+    _WHOSE,
+    registry=INTAKE,
 )
 INTAKE_LAG = Gauge(
     "burnguard_intake_lag", "Records of the topic that is read, not delivered yet", ["partition"], registry=INTAKE
@@ -111,7 +137,8 @@ def folded(before: Mapping[str, int], after: Mapping[str, int], refused: int, ag
     """Count what one fold added."""
     counted = ((CALLS, "calls"), (DUPLICATE, "duplicate"), (LATE, "late"), (SKEWED, "skewed"), (OTHER, "other"))
     no_room = ((OTHER_MODEL, "other_model"), (OTHER_KEY, "other_key"), (EVICTED, "evicted"), (UNMETERED, "unmetered"))
-    for counter, name in (*counted, *no_room, (FORGOTTEN_SESSION, "forgotten_session")):
+    rest = ((FORGOTTEN_SESSION, "forgotten_session"), (SHARED_REQUEST, "shared_request"))
+    for counter, name in (*counted, *no_room, *rest):
         counter.inc(after[name] - before[name])
     USD.inc((after["usd"] - before["usd"]) / NANO)
     QUARANTINED.inc(refused)
@@ -144,6 +171,21 @@ def standing(lags: Mapping[int, int], partitions: Collection[Standing], clock_ag
     CLOCK_AGE.set(clock_age / 1000)
     UNCOMMITTED.set(sum(p.next - p.committed for p in partitions))
     POINTER_AGE.set(max((now - p.checkpointed_at for p in partitions if p.changed), default=0.0))
+
+
+def clocks(ahead: Mapping[str, Ms]) -> None:
+    """The tenants whose clocks are off; those that are right again are not shown any more."""
+    AHEAD.clear()
+    for tenant, ms in furthest(ahead, MOST_CLOCKS):
+        AHEAD.labels(tenant).set(ms / 1000)
+
+
+def heard(producer: str, source: str, ages: Iterable[Ms], ahead: Ms) -> None:
+    """What the calls of a body say of their producer's clock."""
+    observe = INTAKE_AGE.labels(producer, source).observe
+    for age in ages:
+        observe(age / 1000)
+    INTAKE_AHEAD.labels(producer, source).set(ahead / 1000)
 
 
 def taken(producer: str, source: str, calls: int, refused: int, passed: int) -> None:

@@ -17,12 +17,14 @@ from schemas.reading import Reading
 from schemas.rollup import Rollup, used
 from schemas.signals import OTHER_KEYS, Signal
 from schemas.snapshot import Snapshot, array, joined, number, of_numbers, part
+from stream.attempts import Attempts
 from stream.cells import OF_MEASURES, WHAT, WHEN, WHO, Cells
 from stream.dedupe import SeenIds
 from stream.grace import GRACE, Graces
 from stream.measures import GUESSED, USD, measures
 from stream.meters import Meters
 from stream.rows import Rows
+from stream.skew import Skews
 from stream.windows import (
     HOUR,
     LATE,
@@ -50,13 +52,15 @@ COUNTERS = (
     "evicted",
     "unmetered",
     "forgotten_session",
+    "shared_request",
     "usd",
     "guessed_usd",
 )
 """Totals of a partition; `other` are calls whose feature or operation is counted as "other", `other_model` those of models
 beyond the first 5,000, `other_key` those of new keys that are counted under their tenant's key "other", `evicted` the keys
 that were forgotten (see Rows), `unmetered` calls of a use (tenant, feature, model) that found no room among the meters of
-uses, `forgotten_session` the sessions that left for newer ones."""
+uses, `forgotten_session` the sessions that left for newer ones, `shared_request` calls whose request id is that of too many
+(see Attempts)."""
 
 
 class Prices(Protocol):
@@ -148,6 +152,7 @@ class Pipeline:
         detectors: list[PaneDetector],
         *,
         seen: SeenIds,
+        attempts: Attempts | None = None,
         rows: Rows | None = None,
         partition: int = 0,
         config: str = "",
@@ -156,6 +161,7 @@ class Pipeline:
         self._names = vocabularies
         self._detectors = detectors
         self._seen = seen
+        self._attempts = attempts or Attempts()
         self._rows = rows or Rows()
         self._partition = partition
         self._config = config
@@ -163,6 +169,7 @@ class Pipeline:
         self._tenants = Meter()
         self._open = OpenPanes()
         self._graces = Graces()
+        self._skews = Skews()
         self._cells = Cells()
         self.meters = Meters()
         self._tenant_of: I32 = np.zeros(64, np.int32)
@@ -184,6 +191,8 @@ class Pipeline:
             return output
         fresh = self._seen.first_seen(batch.event)
         clock = np.maximum(np.maximum.accumulate(batch.clock), self._clock)
+        batch, shared = self._attempts.number(batch, clock, fresh)
+        self.counters["shared_request"] += shared
         cost, guessed = self._prices.cost(batch, self._names.models.names, self._names.tenants.names)
         self._grow(batch)
         sums = measures(batch, cost, guessed)
@@ -219,6 +228,10 @@ class Pipeline:
         nothing = np.empty(0, np.int32), np.empty(0, np.int64), np.empty((0, MEASURES), np.int64)
         return [self._pulse(self._edge - 1, *nothing, self._burning())]
 
+    def clocks(self) -> dict[str, Ms]:
+        """The tenants whose clocks are off, and by how much they are ahead, or below 0 behind (see Skews)."""
+        return {self._names.tenants.names[row][0]: ms for row, ms in self._skews.ahead(self._clock).items()}
+
     def rest(self) -> list[Rollup]:
         """The usage that was not said yet, where no call comes any more."""
         cells = self._cells.rest()
@@ -250,9 +263,11 @@ class Pipeline:
                 tenants=self._tenants.snapshot(),
                 open=self._open.snapshot(),
                 grace=self._graces.snapshot(self._tenants.rows),
+                skew=self._skews.snapshot(),
                 usage=self._cells.snapshot(),
                 meters=self.meters.snapshot(),
                 seen=self._seen.snapshot(),
+                attempts=self._attempts.snapshot(),
                 rows=self._rows.snapshot(self._keys.rows, self._tenants.rows),
                 counters=of_numbers(**self.counters),
                 **{detector.name: detector.snapshot() for detector in self._detectors},
@@ -260,7 +275,7 @@ class Pipeline:
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """A counter or detector that the snapshot does not know starts afresh, and so do usage and the tenants' graces.
+        """A counter or detector that the snapshot does not know starts afresh; so do usage, requests, graces and clocks.
 
         Raises BadCheckpoint.
         """
@@ -269,9 +284,11 @@ class Pipeline:
         self._open.restore(part(snapshot, "open"))
         self._graces.restore(part(snapshot, "grace"))
         self._graces.grow(self._tenants.rows)
+        self._skews.restore(part(snapshot, "skew"), self._tenants.rows)
         self._cells.restore(part(snapshot, "usage"))
         self.meters.restore(part(snapshot, "meters"), self._keys.rows)
         self._seen.restore(part(snapshot, "seen"))
+        self._attempts.restore(part(snapshot, "attempts"))
         for detector in self._detectors:
             detector.restore(part(snapshot, detector.name))
         counters = part(snapshot, "counters")
@@ -286,6 +303,7 @@ class Pipeline:
         self._keys.grow(keys)
         self._tenants.grow(tenants)
         self._graces.grow(tenants)
+        self._skews.grow(tenants)
         self.meters.grow(keys)
         self._rows.grow(keys, tenants)
         self._open.grow(keys, len(batch))
@@ -301,6 +319,7 @@ class Pipeline:
         if not len(keep):
             return
         batch = self._with_room(batch, clock, keep)
+        self._skews.add(batch.tenant[kept], clock[kept], batch.ts[kept])
         late = np.empty((len(keep), 3), np.int64)
         graces = self._graces
         self._open.used, behind, skewed, graces.news = fold_rows(
@@ -378,6 +397,7 @@ class Pipeline:
         if len(rows):
             self._tenants.forget(rows)
             self._graces.forget(rows)
+            self._skews.forget(rows)
             self.meters.forget_tenants(rows)
         _leave(self._names.tenants, rows)
 

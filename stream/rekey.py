@@ -13,10 +13,11 @@ import structlog
 
 from schemas.adapters.who import Who
 from stream import metrics
-from stream.intake import Origin, Source, read, records
+from stream.intake import Origin, Source, note_clock, read, records
 from stream.partition import Away, Fenced
 from stream.passing import Foreign, Outgoing, Sink, Topic
 from stream.settings import KafkaSettings
+from stream.skew import Clocks
 
 log = structlog.get_logger()
 FETCH_S, AGAIN_S = 1.0, 1.0
@@ -33,6 +34,7 @@ class Rekey:
         self._sink = sink
         self._kafka = kafka
         self._delivered = True
+        self._clocks = Clocks()
 
     async def go(self) -> None:
         """Until cancelled."""
@@ -73,5 +75,6 @@ class Rekey:
         if record.value is None:
             return []
         reading = read(self._source, record.value, self._who, record.clock / 1000)
+        note_clock(self._clocks, self._name, self._source, reading, record.clock / 1000)
         counts.update(calls=len(reading.events), refused=len(reading.refused), passed=sum(reading.passed.values()))
         return records(reading, record.value, Origin(f"topic {self._name}", record.partition, record.offset), self._kafka)

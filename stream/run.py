@@ -25,10 +25,12 @@ from stream.pipeline import Output
 from stream.progress import Progress
 from stream.quarantine import QuarantineFile
 from stream.settings import Settings
+from stream.skew import furthest, said
 from stream.sources import LineReader, first_line, read_file
 from stream.tenants import TenantMeters
 
 READ_BYTES = 1 << 20
+MOST_CLOCKS = 5
 LOCKED_S = 0.25
 """How long the stream may stand still because somebody else keeps the ledger locked, once a second."""
 
@@ -210,6 +212,10 @@ class Run:
         )
         if unknown := self._assembly.decoder.unknown_names:
             self._say(f"fields     none of ours, dropped: {', '.join(name for name, _ in unknown.most_common(10))}")
+        clocks = self._assembly.pipeline.clocks()
+        if clocks:
+            off = [f"{tenant} {said(ahead)}" for tenant, ahead in furthest(clocks, MOST_CLOCKS)]
+            self._say(f"clocks     {', '.join(off)}{' ...' if len(clocks) > len(off) else ''}")
         if live["evicted"] or live["other_key"]:
             self._say(
                 f"keys       {live['evicted']} forgotten, {live['other_key']} calls of others for which there was no room"

@@ -29,7 +29,7 @@ KINDS = {"I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64, "U64"
 HELD = {column.name: KINDS[str(column.type)] for column in fields(Batch)}
 """The columns of a batch and their types."""
 LATER = {
-    **dict.fromkeys(("feature", "operation", "user", "address", "session", "fingerprint"), 0),
+    **dict.fromkeys(("feature", "operation", "request", "user", "address", "session", "fingerprint"), 0),
     **dict.fromkeys(("attempt", "status", "latency_ms", "fallback", "response_cache"), ABSENT),
 }
 """The columns that a batch of an older checkpoint lacks, and what they then hold: nothing was said."""

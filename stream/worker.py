@@ -108,6 +108,7 @@ class Worker:
             self._tell_how_far(partition)
         clocks = [p.assembly.pipeline.clock for p in standing]
         age = max((self._clock() - clock for clock in clocks if clock is not None), default=0)
+        metrics.clocks({tenant: ms for p in standing for tenant, ms in p.assembly.pipeline.clocks().items()})
         metrics.standing({p.number: self._lag(p) for p in standing}, standing, age, self.beat)
 
     async def checkpoint(self) -> float:

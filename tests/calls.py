@@ -79,6 +79,7 @@ def batch(calls: list[Call], ids: list[int] | None = None) -> Batch:
         latency_ms=unknown,
         fallback=unknown.astype(np.int8),
         response_cache=unknown.astype(np.int8),
+        request=nobody,
         user=nobody,
         address=nobody,
         session=nobody,

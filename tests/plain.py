@@ -34,6 +34,21 @@ def totals_of(event: Event, usd: int) -> Counter[str]:
     return found
 
 
+def numbered(calls: list[tuple[int, Event]]) -> list[Event]:
+    """The calls (clock in Ms, event) of one partition, none of them twice, with the attempt that each is taken for."""
+    requests: dict[tuple[str, ...], tuple[int, int]] = {}
+    found = []
+    for clock, event in calls:
+        request = (event["tenant"], event["key_id"], event.get("request_id", ""))
+        first, tried = requests.get(request, (clock, 0))
+        if clock // 1000 - first // 1000 > 600:
+            first, tried = clock, 0
+        requests[request] = first, tried + 1
+        among_few = request[2] and tried < 10
+        found.append(({"attempt": tried + 1} if among_few else {}) | event)
+    return found
+
+
 def belongs(e: Event, whose: Whose) -> bool:
     """Whether a call counts for it."""
     return (

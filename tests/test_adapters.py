@@ -35,6 +35,7 @@ from tests.foreign import (
     attribute,
     body,
     counted,
+    entry,
     litellm,
     message,
     span,
@@ -365,6 +366,81 @@ def test_calls_without_an_id_get_a_stable_one() -> None:
     assert ids[0] == ids[1] != other
     long = only(read("litellm", litellm(USUAL) | {"id": "x" * 5_000}))["event_id"]
     assert len(long) < 100
+
+
+NAMES_OF_IDS = set("id traceId spanId TraceID SpanID ParentID RequestID responseId requestId litellm_call_id".split())
+
+
+def nameless(payload: Any) -> Any:
+    """What a source that gives no ids would have sent."""
+    if isinstance(payload, dict):
+        return {name: nameless(value) for name, value in payload.items() if name not in NAMES_OF_IDS}
+    return [nameless(part) for part in payload] if isinstance(payload, list) else payload
+
+
+def backwards(payload: Any) -> Any:
+    """The same JSON with the names of every object in the other order."""
+    if isinstance(payload, dict):
+        return {name: backwards(payload[name]) for name in reversed(payload)}
+    return [backwards(part) for part in payload] if isinstance(payload, list) else payload
+
+
+@pytest.mark.parametrize("name", TELLERS)
+@given(st.lists(truths, min_size=1, max_size=4), st.data())
+@settings(max_examples=25, deadline=None)
+def test_a_call_without_an_id_has_the_same_one_in_whatever_body_it_comes(
+    name: str, told: list[Truth], data: st.DataObject
+) -> None:
+    teller = TELLERS[name]
+    calls = [nameless(teller.emit(teller.as_far_as_told(truth))) for truth in told]
+    ids = [only(usage_events(teller.source, body(call), who(teller.source), NOW))["event_id"] for call in calls]
+    assert all((one == other) == (ids[i] == ids[j]) for i, one in enumerate(calls) for j, other in enumerate(calls))
+    order = data.draw(st.permutations(range(len(calls))))
+    cut = data.draw(st.integers(0, len(calls)))
+    resent = [
+        json.dumps(backwards([calls[n] for n in some]), indent=2).encode() for some in (order[:cut], order[cut:]) if some
+    ]
+    found = [
+        event["event_id"] for raw in resent for event in usage_events(teller.source, raw, who(teller.source), NOW + 99).events
+    ]
+    assert found == [ids[n] for n in order]
+
+
+def test_spans_without_ids_are_told_apart_by_all_that_is_kept_of_them() -> None:
+    bare = {"traceId": "", "spanId": "", "parentSpanId": ""}
+    later = {"endTimeUnixNano": str(1_789_000_003 * 10**9)}
+    spans = [
+        inference("1") | bare,
+        inference("1") | bare | later,
+        inference("1", **{"error.type": "timeout"}) | bare,
+        inference("1") | bare | {"parentSpanId": "2" * 16},
+        inference("1") | bare,
+    ]
+    ids = [event["event_id"] for event in read("otlp", traces(*spans)).events]
+    assert len(set(ids)) == 4
+    assert ids[0] == ids[4]
+    assert ids == [only(read("otlp", traces(span)))["event_id"] for span in spans]
+
+
+def test_failed_attempts_that_do_not_say_when_they_began_are_told_apart_too() -> None:
+    failed = litellm(USUAL) | {"status": "failure", "id": "c"}
+    del failed["startTime"]
+    events = read("litellm", [failed, failed | {"endTime": 1.79e9 + 9}, failed]).events
+    assert [event["event_id"] == events[0]["event_id"] for event in events] == [True, False, True]
+
+
+def test_what_belongs_together_without_being_tried_again_is_no_attempt() -> None:
+    told = entry(USUAL)
+    told["ai"]["transformer"] = told["ai"]["proxy"]
+    proxy, transformer = read("kong", told).events
+    assert proxy["trace_id"] == transformer["trace_id"]
+    assert proxy["request_id"] != transformer["request_id"]
+    data = {"model": "m", "request_id": "r", "tokens": 5}
+    sides = [
+        {"specversion": "1.0", "id": side, "source": "a", "subject": "s", "data": data | {"type": side}}
+        for side in ("input", "output")
+    ]
+    assert ["request_id" in event for event in read("cloudevents", sides).events] == [False, False]
 
 
 def test_failed_attempts_of_one_request_are_tied_not_dropped() -> None:

@@ -71,6 +71,14 @@ def hashed(text: str | None) -> int:
     return xxhash.xxh64_intdigest(text.encode()) if text else 0
 
 
+def request_of(event: UsageEvent) -> int:
+    """A request of its key, by what XXH64's specification makes of the three names."""
+    if not event.request_id:
+        return 0
+    tenant, key = 0xC2B2AE3D27D4EB4F * hashed(event.tenant), 0x165667B19E3779F9 * hashed(event.key_id)
+    return (hashed(event.request_id) + tenant + key) % 2**64 or 1
+
+
 def mixed(fingerprint: str | None) -> int:
     """The fingerprint's number through XXH64's avalanche, as its specification writes it."""
     if fingerprint is None:
@@ -120,6 +128,7 @@ def all_three_agree_on(line: bytes) -> None:
         assert batch.event[0] == hashed(truth.event_id)
         for column, name in (("user", "user_id"), ("address", "client_ip"), ("session", "session_id")):
             assert getattr(batch, column)[0] == hashed(getattr(truth, name))
+        assert batch.request[0] == request_of(truth)
         assert batch.fingerprint[0] == mixed(truth.prompt_fingerprint)
         assert batch.status[0] == (ABSENT if truth.status is None else truth.status)
         assert batch.attempt[0] == (ABSENT if truth.attempt is None else truth.attempt)
@@ -381,9 +390,9 @@ def test_what_a_call_did_not_say_is_unknown_in_both_paths() -> None:
     _, batch, _ = decoded(*lines)
     for column in ("attempt", "status", "latency_ms", "response_cache", "fallback"):
         assert getattr(batch, column).tolist() == [ABSENT] * 4 + [0] * 2
-    nobody = {"user_id": "", "client_ip": "", "session_id": ""}
+    nobody = {"user_id": "", "client_ip": "", "session_id": "", "request_id": ""}
     _, batch, _ = decoded(line_of({**GOOD, **nobody}), line_of({**GOOD, **nobody}, tenant="é"), line_of(GOOD))
-    for column in ("user", "address", "session", "fingerprint"):
+    for column in ("request", "user", "address", "session", "fingerprint"):
         assert getattr(batch, column).tolist() == [0, 0, 0]
 
 

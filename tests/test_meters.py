@@ -30,7 +30,7 @@ from stream.sketches import ACCURACY, BUCKETS, FIRST, MAPPING, WHAT, bucket_of
 from stream.uses import Uses
 from stream.windows import DAY, HOUR, MINUTE
 from tests.calls import T0, batch
-from tests.plain import Event, belongs, by_hand, named, totals_of, whose_of
+from tests.plain import Event, belongs, by_hand, named, numbered, totals_of, whose_of
 from tests.test_checkpoint import through_bytes
 
 PRICE = {"provider": "p", "model": "m", "effective_from": 0, "unit": "USD per 1M tokens"}
@@ -83,6 +83,7 @@ def deliveries(draw: st.DrawFn) -> list[Call]:
             "status": st.sampled_from([0, 200, 302, 400, 401, 403, 408, 422, 429, 500, 529]),
             "latency_ms": st.sampled_from([0, 12.4, 12.5, 60_000]),
             "attempt": st.integers(0, 3),
+            "request_id": st.sampled_from(["r1", "r2", ""]),
             "requested_model": st.sampled_from(["m", "other-m", ""]),
             "response_cache": st.sampled_from(["hit", "miss", "bypass"]),
             "feature": st.sampled_from(["search", "chat"]),
@@ -97,7 +98,16 @@ def deliveries(draw: st.DrawFn) -> list[Call]:
 
 
 def unique(calls: list[Call]) -> list[Call]:
-    return list({(call.partition, call.event["event_id"]): call for call in reversed(calls)}.values())
+    """Without repeats, and with the attempt that each call is taken for."""
+    first: dict[tuple[int, str], Call] = {}
+    for call in calls:
+        first.setdefault((call.partition, call.event["event_id"]), call)
+    found = []
+    for partition in range(3):
+        own = [call for call in first.values() if call.partition == partition]
+        events = numbered([(call.clock, call.event) for call in own])
+        found += [replace(call, event=event) for call, event in zip(own, events, strict=True)]
+    return found
 
 
 def within(calls: list[Call], span: int, at: int) -> Iterator[Call]:
@@ -262,6 +272,7 @@ def test_figures_are_ratios_and_unknown_where_nobody_told() -> None:
         output=200,
         untold=2,
         ok=6,
+        retries=2,
         cache_hits=1,
         timed=4,
         latency_ms=2_000,
@@ -270,8 +281,9 @@ def test_figures_are_ratios_and_unknown_where_nobody_told() -> None:
         reported_input=800,
         reported_cached=200,
     )
-    figures = ("success", "prefix_share", "hit_ratio", "latency", "ms_per_token", "ms_per_output_token", "tokens_per_call")
-    assert [getattr(some, name) for name in figures] == [0.75, 0.25, 0.1, 500.0, 5.0, 20.0, 100.0]
+    shares = ("success", "prefix_share", "hit_ratio", "attempts_per_request")
+    figures = (*shares, "latency", "ms_per_token", "ms_per_output_token", "tokens_per_call")
+    assert [getattr(some, name) for name in figures] == [0.75, 0.25, 0.1, 1.25, 500.0, 5.0, 20.0, 100.0]
     assert [getattr(nothing, name) for name in figures] == [None] * len(figures)
 
 

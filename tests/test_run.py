@@ -289,3 +289,15 @@ def test_the_summary_of_a_run_has_every_use_however_many_there_are(files: Path) 
     said = burnguard("run", files / "calls.ndjson", "--prices", files / "prices.json", "--ledger", files / "ledger.db")
     assert said.exit_code == 0, said.output
     assert "everybody: 1,200 calls" in said.output
+
+
+def test_the_summary_of_a_run_says_whose_clock_is_off(files: Path) -> None:
+    start, clocks = 1_780_000_000, {"ahead": 90, "behind": -20, "right": 0}
+    calls = (
+        event(n, start + n / 3 + clocks[tenant], "k", arrival_ts=start + n / 3, tenant=tenant)
+        for n, tenant in enumerate(400 * list(clocks))
+    )
+    (files / "calls.ndjson").write_text("".join(json.dumps(call) + "\n" for call in calls))
+    said = burnguard("run", files / "calls.ndjson", "--prices", files / "prices.json", "--ledger", files / "ledger.db")
+    assert said.exit_code == 0, said.output
+    assert "clocks     ahead 90 s ahead, behind 20 s behind\n" in said.output

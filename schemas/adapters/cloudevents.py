@@ -1,7 +1,8 @@
 """CloudEvents with token counts in `data`, as OpenMeter takes them: structured, batch (a JSON array) or NDJSON.
 
 `data` may use the usage event's own names or OpenAI's; `input_tokens` includes cached tokens, as everywhere. An event
-that counts one side only (`{"tokens": 12, "type": "input" | "output"}`) is a call of that side.
+that counts one side only (`{"tokens": 12, "type": "input" | "output"}`) is a call of that side, and no attempt of the
+other.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def event(item: Item, who: Who, now: float) -> Event:
     found = values(data, NAMES)
     side = SIDES.get(text(data, "type") or "")
     if side is not None and "input_tokens" not in found and "output_tokens" not in found:
-        found |= dict.fromkeys(SIDES.values(), 0) | {side: count(data, "tokens")}
+        found |= dict.fromkeys(SIDES.values(), 0) | {side: count(data, "tokens"), "request_id": None}
     if not any(name in found for name in SIDES.values()) and not any(at(data, name) for name in ("tokens", "total_tokens")):
         raise NoCall("no token counts in data")
     found["ts"] = moment(item, "time") if "time" in item else now

@@ -44,7 +44,7 @@ PLUGIN: Names = {
 ENTRY: Names = {
     "status": ("response.status",),
     "latency_ms": ("latencies.request",),
-    "request_id": ("request.id",),
+    "trace_id": ("request.id",),
     "client_ip": ("client_ip",),
     "user_agent": ("request.headers.user-agent",),
 }
@@ -79,7 +79,10 @@ def _told(body: bytes) -> Iterator[tuple[Item, str, Item] | Refused | NoCall]:
 
 
 def event(said: tuple[Item, str, Item], who: Who) -> Event:
-    """What one plugin says of its call (entry, plugin, its part) as a usage event. Raises Refused."""
+    """What one plugin says of its call (entry, plugin, its part) as a usage event. Raises Refused.
+
+    The calls of two plugins are two requests of one trace: neither is an attempt of the other.
+    """
     entry, plugin, told = said
     meta = at(told, "meta")
     known = {name: value for name, value in meta.items() if value != UNKNOWN} if isinstance(meta, dict) else {}
@@ -90,5 +93,6 @@ def event(said: tuple[Item, str, Item], who: Who) -> Event:
     if not found.get("cost_usd"):
         found["cost_usd"] = None  # 0 is what Kong says where it was given no prices
     request = text(entry, "request.id")
-    found["event_id"] = identity(f"{request}-{plugin}" if request else None, entry, plugin)
+    found["request_id"] = f"{request}-{plugin}" if request else None
+    found["event_id"] = identity(found["request_id"], entry, plugin)
     return used(whose(entry, who, found), found.get("status", 200) >= 400, count(told, "usage.total_tokens"))

@@ -112,7 +112,8 @@ def event(item: Item, who: Who) -> Event:
     found["attempt"] = None if retries is None else retries + 1
     found["feature"] = next((tag[8:] for tag in _tags(item) if tag.startswith("feature:")), None) or None
     own = text(item, "id")
-    found["event_id"] = identity(f"{own}-{began}" if own and failed else own, item)
+    attempt = f"{own}-{began}" if own and began else None
+    found["event_id"] = identity(attempt if failed else own, item)
     return used(whose(item, who, found), failed, count(item, "total_tokens"))
 
 

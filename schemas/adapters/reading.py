@@ -315,10 +315,13 @@ def inclusive(event: Event, total: int | None) -> Event:
 
 
 def identity(given: object, *otherwise: object) -> str:
-    """An id: the one that was given, where it is one; else a stable one of what tells this call apart."""
+    """An id: the one that was given, where it is one; else a stable one of all that a source says of this call.
+
+    Neither white space, nor the order of names, nor what else came in the body changes it.
+    """
     if isinstance(given, str) and len(given) <= LONGEST_NAME and _SHOWN.fullmatch(given):
         return given
-    return "d-" + hashlib.blake2b(msgspec.json.encode((given, *otherwise)), digest_size=16).hexdigest()
+    return "d-" + hashlib.blake2b(msgspec.json.encode((given, *otherwise), order="sorted"), digest_size=16).hexdigest()
 
 
 def whole(*counts: int | None) -> int | None:

@@ -214,7 +214,7 @@ def event(span: Span, who: Who) -> Event:
     found["trace_id"] = span.trace or None
     total = next((number for path in _TOTAL if (number := count(span.attributes, path)) is not None), None)
     named = f"{span.trace}-{span.response or span.id}" if span.response or span.id else None
-    found["event_id"] = identity(named, span.trace, span.start, span.end, found)
+    found["event_id"] = identity(named, span.trace, span.parent, span.start, span.end, span.attributes, span.item)
     return used(whose(span.item, who, found), span.failure, total)
 
 
