@@ -17,7 +17,7 @@ from schemas.reading import Reading
 from schemas.rollup import Rollup, used
 from schemas.signals import OTHER_KEYS, Signal
 from schemas.snapshot import Snapshot, array, joined, number, of_numbers, part
-from stream.cells import OF_MEASURES, WHAT, WHEN, WHO, Cells
+from stream.cells import WHAT, WHEN, WHO, Cells, values_of
 from stream.dedupe import SeenIds
 from stream.grace import GRACE, Graces
 from stream.measures import GUESSED, USD, measures
@@ -61,6 +61,11 @@ uses, `forgotten_session` the sessions that left for newer ones."""
 
 class Prices(Protocol):
     """What a batch costs."""
+
+    @property
+    def version(self) -> str:
+        """The name of the price book."""
+        ...
 
     def cost(self, batch: Batch, models: Names, tenants: Names) -> tuple[I64, NDArray[np.bool_]]:
         """Nano-dollars per call, and whether its price is a guess."""
@@ -163,7 +168,7 @@ class Pipeline:
         self._tenants = Meter()
         self._open = OpenPanes()
         self._graces = Graces()
-        self._cells = Cells()
+        self._cells = Cells(prices.version)
         self.meters = Meters()
         self._tenant_of: I32 = np.zeros(64, np.int32)
         self._late: list[I64] = []
@@ -236,7 +241,7 @@ class Pipeline:
 
     def count_from_here(self) -> None:
         """What was folded so far was for baselines only: usage begins with the next call."""
-        self._cells = Cells()
+        self._cells = Cells(self._prices.version)
 
     def snapshot(self) -> Snapshot:
         """Everything that the next call depends on but the vocabularies, which are the decoder's."""
@@ -416,7 +421,8 @@ class Pipeline:
         tier = (cells[:, WHAT] & 3).astype(np.int8)
         hour, counted = ((cells[:, WHEN] >> shift & 0xFFFFFFFF).astype(np.int32) for shift in (32, 0))
         names, places = (keys, models, features, operations), (key, model, feature, operation)
-        return Rollup(self._partition, clock, *names, *places, tier, hour, counted, cells[:, OF_MEASURES])
+        books, book = self._cells.books(cells)
+        return Rollup(self._partition, clock, *names, *places, tier, hour, counted, values_of(cells), books, book)
 
     def _close_before(self, edge: int, output: Output) -> None:
         """Close every slice before `edge`; slices in which nothing can happen are jumped over."""

@@ -116,8 +116,7 @@ class PriceBook:
         self._sheets: I64 = np.full((len(self._contracts), 64), NONE, np.int64)
         self._known: dict[tuple[str, str], tuple[Found | None, RateRow | None]] = {}
         self._compiled: dict[tuple[object, ...], int] = {}
-        text = "\n".join([genai_prices.__version__, *(entry.model_dump_json() for entry in entries)])
-        self.version = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        self.version = version_of(entries)
 
     def cost(self, batch: Batch, models: Names, tenants: Names = ()) -> tuple[I64, NDArray[np.bool_]]:
         """Nano-dollars per call, and whether its price is guessed. `models[row]` is (provider or "", model).
@@ -208,6 +207,12 @@ class PriceBook:
             if prices and all(told_by_tokens(p) and (p.input_mtok or not guessed) for p in prices):
                 return Found(info, owner.id, any(info is own for own in owner.models), guessed)
         return None
+
+
+def version_of(entries: Sequence[Entry]) -> str:
+    """The name of the price book: the version of genai-prices, and a hash of the entries where there are any."""
+    own = hashlib.blake2b("\n".join(entry.model_dump_json() for entry in entries).encode(), digest_size=4).hexdigest()
+    return f"{genai_prices.__version__}+{own}" if entries else genai_prices.__version__
 
 
 def _contracts(discounts: list[Discount]) -> tuple[list[Contract], dict[str, int]]:

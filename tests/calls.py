@@ -44,6 +44,8 @@ class Words:
 class DollarPerOutputToken:
     """A call costs a thousandth of a dollar per output token."""
 
+    version = "a dollar for a thousand"
+
     def cost(self, batch: Batch, models: Names, tenants: Names) -> tuple[I64, NDArray[np.bool_]]:
         return batch.output_tokens.astype(np.int64) * (NANO // 1000), np.zeros(len(batch), np.bool_)
 
