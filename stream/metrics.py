@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 from schemas.batch import NANO, Ms
 from schemas.signals import Signal
@@ -35,6 +35,7 @@ EVICTED = Counter("burnguard_evicted", "Keys forgotten because a partition knew 
 UNMETERED = Counter("burnguard_unmetered", "Calls of a tenant, feature and model that found no room among the meters")
 FORGOTTEN_SESSION = Counter("burnguard_forgotten_session", "Sessions that left their partition's table for newer ones")
 USD = Counter("burnguard_usd", "Dollars that the folded calls cost")
+PRICES = Info("burnguard_prices", "`version`: the price book, as `burnguard usage --by prices` names it")
 QUARANTINED = Counter("burnguard_quarantined", "Lines refused and written to the quarantine topic")
 SKIPPED = Counter("burnguard_skipped", "Records fetched again that were folded before; grows only after a rebalance")
 OFFSET_GAP = Counter("burnguard_offset_gap", "Records deleted by retention before they were read")
@@ -149,7 +150,8 @@ def page() -> str:
 def table(registry: CollectorRegistry) -> str:
     """All metrics of ours."""
     ours = [m for m in registry.collect() if m.name.startswith("burnguard_")]
-    rows = [f"| `{m.name}{'_total' * (m.type == 'counter')}` | {m.type} | {m.documentation} |" for m in ours]
+    suffix = {"counter": "_total", "info": "_info"}
+    rows = [f"| `{m.name}{suffix.get(m.type, '')}` | {m.type} | {m.documentation} |" for m in ours]
     return "\n".join(["| metric | type | meaning |", "| --- | --- | --- |", *sorted(rows)])
 
 
