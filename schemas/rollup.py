@@ -131,9 +131,9 @@ _COLUMNS = tuple(f.name for f in fields(Rollup) if f.name not in ("partition", "
 
 
 def _wire(rollup: Rollup) -> _Rollup:
-    names = {name: getattr(rollup, name) for name in _NAMES}
-    columns = {name: np.ascontiguousarray(getattr(rollup, name)).tobytes() for name in _COLUMNS}
-    return _Rollup(rollup.partition, rollup.clock, **names, **columns)
+    wire: dict[str, Any] = {name: getattr(rollup, name) for name in _NAMES}
+    wire |= {name: np.ascontiguousarray(getattr(rollup, name)).tobytes() for name in _COLUMNS}
+    return _Rollup(rollup.partition, rollup.clock, **wire)
 
 
 def _read(wire: _Rollup) -> Rollup:

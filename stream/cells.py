@@ -19,7 +19,7 @@ WORDS = ("who", "what", "when", "calls", "usd", "fresh", "cached", "output", "sa
 calls touch are the first eight: one line of the processor's cache."""
 WHO, WHAT, WHEN, CALLS, SPENT, FRESH, CACHED, OUTPUT, SAID, FIRST_SELDOM = range(10)
 BOOKS = 48
-"""The bit of a cell's calls (as many as are below it) from which on every bit is one of the price books they were priced by."""
+"""The bit of a cell's calls (as many as are below it) from which on each is a price book that they were priced by."""
 MOST_BOOKS = 15
 OF_MEASURES = [WORDS.index(name) for name in MEASURES]
 CELL = np.dtype([(name, np.int64) for name in WORDS])

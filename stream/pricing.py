@@ -149,6 +149,11 @@ class PriceBook:
         cost[answered], guessed[answered] = 0, False
         return cost, guessed
 
+    def discount(self, tenant: str, provider: str, model: str, at: Ms) -> float:
+        """The share that a tenant pays less for a model at a time."""
+        contract = self._contracts[self._contract_of.get(tenant, 0)]
+        return _off(self._terms(provider, model, contract), at)
+
     def _grow(self, models: int) -> None:
         room = self._sheets.shape[1]
         if models > room:
@@ -164,18 +169,28 @@ class PriceBook:
 
     def _sheet(self, provider: str, model: str, contract: Contract) -> int:
         """The sheet of a name under a contract; names that cost the same share one."""
-        entries = self._overrides.get((provider, model), [])
-        if (provider, model) not in self._known:
-            found = self._find(provider, model)
-            self._known[provider, model] = found, None if found else family_maximum(provider, model)
-        found, maximum = self._known[provider, model]
+        entries, (found, maximum) = self._overrides.get((provider, model), []), self._look_up(provider, model)
         library = (id(found.model), found.native, found.guessed) if found else maximum
-        owners = {provider, found.owner if found else "", *(entry.provider for entry in entries)}
-        terms = tuple(d for d in contract if d.provider in (None, *owners) and d.model in (None, model))
+        terms = self._terms(provider, model, contract)
         key = (library, terms, *map(id, entries))
         if key not in self._compiled:
             self._compiled[key] = self._compile(entries, found, maximum, terms)
         return self._compiled[key]
+
+    def _look_up(self, provider: str, model: str) -> tuple[Found | None, RateRow | None]:
+        """What the library has of a model, else its family's maximum."""
+        if (provider, model) not in self._known:
+            found = self._find(provider, model)
+            self._known[provider, model] = found, None if found else family_maximum(provider, model)
+        return self._known[provider, model]
+
+    def _terms(self, provider: str, model: str, contract: Contract) -> Contract:
+        """The discounts of a contract that are about a model."""
+        if not contract:
+            return contract
+        found, _ = self._look_up(provider, model)
+        owners = {provider, found.owner if found else "", *(e.provider for e in self._overrides.get((provider, model), ()))}
+        return tuple(d for d in contract if d.provider in (None, *owners) and d.model in (None, model))
 
     def _compile(self, entries: list[PriceEntry], found: Found | None, maximum: RateRow | None, terms: Contract) -> int:
         starts = [round(entry.effective_from * 1000) for entry in entries]
