@@ -443,10 +443,7 @@ class Pipeline:
         lowered = self._graces.follow(self._edge)
         while self._edge < edge:
             if not len(lowered) and not any(len(d.watched()) for d in self._detectors):
-                until = (
-                    min(edge, self._next_comparison()) if self._mismatch.watches or len(self.meters.claims.there()) else edge
-                )
-                self._edge = self._open.next_due(self._tenant_of, self._graces, self._edge, until)
+                self._edge = self._open.next_due(self._tenant_of, self._graces, self._edge, self._no_jump_over(edge))
                 if self._edge == edge:
                     return
             self._close(self._edge, lowered, output)
@@ -492,6 +489,11 @@ class Pipeline:
 
     def _own(self, signal: Signal) -> Signal:
         return replace(signal, partition=self._partition, config=self._config)
+
+    def _no_jump_over(self, edge: int) -> int:
+        """The slice, at most `edge`, that must be closed even if no call is in it."""
+        awaited = self._mismatch.watches or len(self.meters.claims.there())
+        return min(edge, self._next_comparison()) if awaited else edge
 
     def _next_comparison(self) -> int:
         """The slice, from the next one to be closed on, at whose end claims are compared."""
