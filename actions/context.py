@@ -30,7 +30,8 @@ class Context:
 def in_context(signal: Signal, directory: Directory) -> Context:
     """Severity follows money and evidence; unknown, new and declared things are told, never acted on."""
     if FAMILIES[signal.kind] == "data":
-        return Context("ticket", ("it is about what we are told, not about spend",))
+        small = signal.kind == "price_mismatch" and signal.evidence.usd_per_hour < TICKET_USD_PER_HOUR
+        return Context("notice" if small else "ticket", ("it is about what we are told, not about spend",))
     evidence = signal.evidence
     at_s = signal.at / 1000
     windows = directory.windows_at(signal.tenant, signal.key_id, at_s)

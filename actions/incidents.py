@@ -26,7 +26,7 @@ from schemas.batch import Ms
 from schemas.incidents import Incident, IncidentState, News, What
 from schemas.orders import Delivery, Order, OrderState, Receipt, Verb
 from schemas.policy import Policy, Rule, Throttle
-from schemas.signals import FAMILIES, Signal, identity
+from schemas.signals import FAMILIES, Contribution, Signal, identity
 
 INCIDENT_TABLE: dict[IncidentState, dict[str, IncidentState]] = {
     IncidentState.OPEN: {"act": IncidentState.ACTED, "quiet": IncidentState.RESOLVED},
@@ -563,8 +563,15 @@ def _headline(incident: Incident) -> str:
 def _at_stake(incident: Incident) -> str:
     e = incident.evidence
     if incident.family == "data":
-        return ", ".join(f"{c.observed:,.0f} {c.name}" for c in e.contributions)
+        return ", ".join(map(_told, e.contributions))
     return f"${e.usd_per_hour:,.0f}/h at risk"
+
+
+def _told(of: Contribution) -> str:
+    if of.unit != "USD":
+        return f"{of.observed:,.0f} {of.name}"
+    ratio = f" (ratio {of.observed / of.expected:,.2f})" if of.expected else ""
+    return f"{of.name}: gateway says ${of.observed:,.2f}, price book says ${of.expected:,.2f}{ratio}"
 
 
 def _clock(at: Ms) -> str:

@@ -297,7 +297,7 @@ def _raise_usage(connection: Connection) -> Upsert:
     fresh = insert_into(connection, usage)
     new, old = fresh.excluded, usage.c
     later = or_(new.calls > old.calls, and_(new.calls == old.calls, new.usd > old.usd))
-    values = {name: new[name] for name in MEASURES}
+    values = {name: new[name] for name in (*MEASURES, "price_version")}
     return fresh.on_conflict_do_update(index_elements=usage.primary_key.columns, set_=values, where=later)
 
 

@@ -17,9 +17,9 @@ from sqlalchemy import (
 )
 
 from actions.usage import DIMENSIONS
-from schemas.rollup import MEASURES
+from schemas.rollup import MEASURES, UNKNOWN
 
-REVISION = "0003"
+REVISION = "0004"
 """What these tables are called in `versions`: the newest script of `actions/migrations`."""
 tables = MetaData()
 
@@ -93,6 +93,7 @@ usage = Table(
     Column("counted", Integer, nullable=False),
     *(Column(name, Text, nullable=False) for name in DIMENSIONS),
     *(Column(name, BigInteger, nullable=False) for name in MEASURES),
+    Column("price_version", Text, nullable=False, server_default=UNKNOWN),
     sqlite_with_rowid=False,
 )
 """By epoch hour; `cell` is the hash of everything else that tells a row apart: where its calls come from, too."""

@@ -15,7 +15,7 @@ DIMENSIONS = ("tenant", "key_id", "provider", "model", "feature", "operation", "
 Anew: TypeAlias = tuple[str, int]
 """A source, and the epoch hour from which on its usage is counted once more."""
 Used: TypeAlias = dict[str, Any]
-"""One row by column: hour, cell, source, counted, DIMENSIONS and MEASURES."""
+"""One row by column: hour, cell, source, counted, price_version, DIMENSIONS and MEASURES."""
 
 
 def used(rollup: Rollup, source: str) -> Iterator[Used]:
@@ -34,6 +34,7 @@ def used(rollup: Rollup, source: str) -> Iterator[Used]:
         told_apart = (source, str(rollup.partition), str(rollup.counted[i]), *names)
         cell = hashlib.blake2b("\0".join(told_apart).encode(), digest_size=16).hexdigest()
         row: Used = {"hour": int(rollup.hour[i]), "cell": cell, "source": source, "counted": int(rollup.counted[i])}
+        row["price_version"] = rollup.books[rollup.book[i]][0]
         yield row | dict(zip(DIMENSIONS, names, strict=True)) | dict(zip(MEASURES, values, strict=True))
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from schemas.batch import Lines
 from schemas.decode import Decoder, _Columns, split
-from schemas.scan import COUNTS, ENUMS, FIELDS, IDS, NAMES, TIMES, scan
+from schemas.scan import COUNTS, ENUMS, FIELDS, IDS, NAMES, NUMBERS, scan
 from schemas.usage import UsageEvent
 
 CALLS, AT_ONCE, TURNS = 100_000, 2_000, 15
-USED = {*NAMES, *IDS, *TIMES, *COUNTS, *ENUMS, "requested_model"} - {"arrival_ts"}
+USED = {*NAMES, *IDS, *NUMBERS, *COUNTS, *ENUMS, "requested_model"} - {"arrival_ts"}
 CALL: dict[str, Any] = {
     "event_id": "01890a5d-ac96-774b-bcce-b302099a8057",
     "ts": 1790000000.123456,

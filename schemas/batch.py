@@ -58,13 +58,14 @@ class Batch:
 
     `tenant`, `key`, `model`, `feature` and `operation` are rows of the decoder's vocabularies (the last two of bounded
     ones); `event` is the XXH64 of the event id; `tier` is an index into SERVICE_TIERS (absent is standard). Where the event
-    did not say, the token columns and those from `attempt` to `response_cache` hold ABSENT.
+    did not say, the token columns and those from `attempt` to `cost_usd` hold ABSENT.
 
     `attempt` is 1 for a first attempt, 2 for its retry; `status` is HTTP's; `latency_ms` is rounded half up and ends at
     2**31 - 1. `fallback` is 1 where another model was served than asked for, 0 where it was that one or a version of it.
-    `response_cache` is an index into RESPONSE_CACHE. `request`, `user`, `address`, `session` and `fingerprint` are stable
-    hashes, never 0 but where the event did not say or said nothing; fingerprints in either case of hex are one, and requests
-    of two keys never are.
+    `response_cache` is an index into RESPONSE_CACHE. `cost_usd` is what the emitter says that the call cost, in nano-dollars,
+    at most 2**61; it is only compared. `request`, `user`, `address`, `session` and `fingerprint` are stable hashes, never 0
+    but where the event did not say or said nothing; fingerprints in either case of hex are one, and requests of two keys
+    never are.
     """
 
     clock: I64
@@ -91,6 +92,7 @@ class Batch:
     latency_ms: I32
     fallback: I8
     response_cache: I8
+    cost_usd: I64
     request: U64
     user: U64
     address: U64

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from schemas.batch import ABSENT, I32, RESPONSE_CACHE, SERVICE_TIERS, Batch, Lines
 from schemas.quarantine import Quarantined, fingerprint
-from schemas.scan import COUNTS, ENUMS, FIELDS, IDS, MAX_LINE, MS, NAMES, P2, P3, TIMES, WRITE, WRITE_1H, scan
+from schemas.scan import COUNTS, ENUMS, FIELDS, IDS, MAX_LINE, MOST, NAMES, NUMBERS, P2, P3, UNITS, WRITE, WRITE_1H, scan
 from schemas.snapshot import BadCheckpoint, Snapshot, array, joined, number, of_numbers, of_texts, part, texts
 from schemas.usage import MAX_COUNT, SHOWN, UsageEvent, bounds, check_parts
 from schemas.vocabulary import BoundedVocabulary, FirstModels, Vocabulary
@@ -201,7 +201,7 @@ class Decoder:
             rows(self.operations, "operation", "operation"),
         )
         c.counts[WRITE] = np.maximum(c.counts[WRITE], c.counts[WRITE_1H])
-        ts, arrival, latency = c.times
+        ts, arrival, latency, cost = c.numbers
         *counts, status = c.counts
         tier, response_cache = c.enums
         event, request, *ids = c.ids
@@ -213,6 +213,7 @@ class Decoder:
             np.minimum(latency, MAX_COUNT).astype(np.int32),
             c.fallback,
             response_cache,
+            cost,
             np.where(request, np.maximum(request + owner, 1), 0),
             *ids,
         )
@@ -239,7 +240,7 @@ class _Columns:
         self.texts = np.zeros((len(NAMES), n), np.int64)
         self.lengths = np.zeros((len(NAMES), n), np.int32)
         self.hashes = np.zeros((len(NAMES), n), np.uint64)
-        self.times = np.full((len(TIMES), n), ABSENT, np.int64)
+        self.numbers = np.full((len(NUMBERS), n), ABSENT, np.int64)
         self.counts = np.full((len(COUNTS), n), ABSENT, np.int32)
         self.enums = np.full((len(ENUMS), n), ABSENT, np.int8)
         self.enums[0] = 0
@@ -250,7 +251,7 @@ class _Columns:
     def written(self) -> tuple[NDArray[Any], ...]:
         """What `scan` writes, in its order."""
         texts = self.texts, self.lengths, self.hashes
-        return *texts, self.times, self.counts, self.enums, self.ids, self.fallback, self.slow
+        return *texts, self.numbers, self.counts, self.enums, self.ids, self.fallback, self.slow
 
     def put(self, i: int, call: Any, aside: bytearray, end: int) -> None:
         """Write one call that msgspec read; its texts go into `aside`, which follows the buffer's `end`."""
@@ -260,7 +261,7 @@ class _Columns:
             self.lengths[row, i] = len(text)
             self.hashes[row, i] = xxhash.xxh64_intdigest(text) if text else 0
             aside += text
-        self.times[:, i] = [_ms(getattr(call, name), unit) for name, unit in zip(TIMES, MS.tolist(), strict=True)]
+        self.numbers[:, i] = [_whole(getattr(call, name), unit) for name, unit in zip(NUMBERS, UNITS.tolist(), strict=True)]
         self.counts[:, i] = [ABSENT if getattr(call, name) is None else getattr(call, name) for name in COUNTS]
         self.enums[0, i] = SERVICE_TIERS.index(call.service_tier or "standard")
         self.enums[1, i] = ABSENT if call.response_cache is None else RESPONSE_CACHE.index(call.response_cache)
@@ -300,9 +301,9 @@ def _shown(name: str, text: str) -> str:
     return "other" if text and name in ("feature", "operation") and not _SHOWN.fullmatch(text) else text
 
 
-def _ms(time: float | None, unit: float) -> int:
-    """Whole milliseconds, rounded half up, of a time of which one is `unit` ms; ABSENT where unknown."""
-    return ABSENT if time is None else math.floor(time * unit + 0.5)
+def _whole(number: float | None, unit: float) -> int:
+    """A number of which one is `unit`, rounded half up; ABSENT where unknown."""
+    return ABSENT if number is None else math.floor(min(number * unit + 0.5, MOST))
 
 
 def split(block: bytes, position: int = 0) -> Lines:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import TypeAlias
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -27,6 +27,8 @@ TOKEN_CLASSES = (
 """Every token of a call is in one of them, the one that it is priced as: fresh are those that are in no other input class."""
 MEASURES = ("calls", "usd", "guessed_usd", *TOKEN_CLASSES, "web_searches")
 """What a cell sums; money in nano-dollars, `guessed_usd` the part of it whose model has no known price."""
+UNKNOWN = "unknown"
+"""A price book that nobody told of: that of calls which were priced before this was kept."""
 Named: TypeAlias = tuple[tuple[str, ...], ...]
 AT_ONCE = 2_000
 """Rows of a part, fewer where their names are long: one transaction of the ledger, which nobody waits for longer."""
@@ -39,7 +41,8 @@ class Rollup:
     `clock` is when it was said (Ms, the partition's clock). `key`, `model`, `feature` and `operation` are indices into the
     names: keys are (tenant, key_id), models (provider or "", model), a feature or operation ("",) where none was given.
     `hour` (epoch hours) is that of the calls; `counted` is the same, or the hour in which calls came that were so late
-    that theirs had left the partition's memory. `values` is rows x MEASURES.
+    that theirs had left the partition's memory. `values` is rows x MEASURES. `book` is an index into `books`: the price book
+    that made the dollars, or all of them, sorted and with commas between, where it changed within the hour.
     """
 
     partition: int
@@ -56,24 +59,19 @@ class Rollup:
     hour: I32
     counted: I32
     values: I64
+    books: Named
+    book: I32
 
     def __len__(self) -> int:
         return len(self.hour)
 
     def rows(self, lo: int, hi: int) -> Rollup:
         """Rows lo..hi-1, with the names that they use."""
-        named = [
-            used(names, column[lo:hi])
-            for names, column in (
-                (self.keys, self.key),
-                (self.models, self.model),
-                (self.features, self.feature),
-                (self.operations, self.operation),
-            )
-        ]
-        plain = (self.tier, self.hour, self.counted, self.values)
-        names, places = zip(*named, strict=True)
-        return Rollup(self.partition, self.clock, *names, *places, *(column[lo:hi] for column in plain))
+        part: dict[str, Any] = {name: getattr(self, name)[lo:hi] for name in _COLUMNS}
+        for name in _NAMES:
+            column = name.removesuffix("s")
+            part[name], part[column] = used(getattr(self, name), part[column])
+        return replace(self, **part)
 
     def parts(self, limit: int = PART_BYTES) -> Iterator[bytes]:
         """The rollup as messages of at most `limit` bytes; each stands alone, in any order.
@@ -124,16 +122,18 @@ class _Rollup(msgspec.Struct, array_like=True):
     hour: bytes
     counted: bytes
     values: bytes
+    books: tuple[tuple[str], ...] = ((UNKNOWN,),)
+    book: bytes | None = None
 
 
-_NAMES = ("keys", "models", "features", "operations")
-_COLUMNS = tuple(field.name for field in fields(Rollup))[2 + len(_NAMES) :]
+_NAMES = ("keys", "models", "features", "operations", "books")
+_COLUMNS = tuple(f.name for f in fields(Rollup) if f.name not in ("partition", "clock", *_NAMES))
 
 
 def _wire(rollup: Rollup) -> _Rollup:
-    names = (getattr(rollup, name) for name in _NAMES)
-    columns = (np.ascontiguousarray(getattr(rollup, name)).tobytes() for name in _COLUMNS)
-    return _Rollup(rollup.partition, rollup.clock, *names, *columns)
+    wire: dict[str, Any] = {name: getattr(rollup, name) for name in _NAMES}
+    wire |= {name: np.ascontiguousarray(getattr(rollup, name)).tobytes() for name in _COLUMNS}
+    return _Rollup(rollup.partition, rollup.clock, **wire)
 
 
 def _read(wire: _Rollup) -> Rollup:
@@ -153,6 +153,8 @@ def _read(wire: _Rollup) -> Rollup:
             np.frombuffer(wire.hour, np.int32),
             np.frombuffer(wire.counted, np.int32),
             np.frombuffer(wire.values, np.int64).reshape(-1, len(MEASURES)),
+            wire.books,
+            np.zeros(len(wire.tier), np.int32) if wire.book is None else np.frombuffer(wire.book, np.int32),
         )
     except ValueError as error:
         raise msgspec.ValidationError(f"a column of a rollup has a wrong length: {error}") from error

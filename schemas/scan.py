@@ -17,7 +17,7 @@ NAMES = ("tenant", "key_id", "provider", "model", "feature", "operation")
 """Texts that a vocabulary keeps, in the order of the rows of the text outputs."""
 IDS = ("event_id", "request_id", "user_id", "client_ip", "session_id", "prompt_fingerprint")
 """What is kept as a hash only."""
-TIMES = ("ts", "arrival_ts", "latency_ms")
+NUMBERS = ("ts", "arrival_ts", "latency_ms", "cost_usd")
 COUNTS = (
     "input_tokens",
     "cached_input_tokens",
@@ -45,8 +45,10 @@ ONES, HIGHS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 PLACE_OF_BYTE = np.uint64(0x0001020304050607)
 """Times 256 ** k, its highest byte is k."""
 POWERS = 10.0 ** np.arange(23)
-MS = np.array([1000.0, 1000.0, 1.0])
-"""What one of each of TIMES is in milliseconds."""
+UNITS = np.array([1000.0, 1000.0, 1.0, 1e9])
+"""What one of each of NUMBERS is in milliseconds, of a cost in nano-dollars."""
+MOST = 2.0**61
+"""A number that is larger is kept as this."""
 
 
 def _table() -> tuple[np.ndarray, ...]:
@@ -69,7 +71,7 @@ def _table() -> tuple[np.ndarray, ...]:
         else:
             kinds[f] = COUNT if bound["type"] == "integer" else FLOAT
             low[f], high[f] = bound["minimum"], bound["maximum"]
-            outputs = COUNTS if kinds[f] == COUNT else TIMES
+            outputs = COUNTS if kinds[f] == COUNT else NUMBERS
             rows[f] = outputs.index(name) if name in outputs else -1
     return kinds, rows, low, high, choices
 
@@ -204,18 +206,18 @@ def _plain_end(b, p, e):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def scan(b, starts, ends, texts, lengths, hashes, times, counts, enums, ids, fallback, slow):  # type: ignore[no-untyped-def]
+def scan(b, starts, ends, texts, lengths, hashes, numbers, counts, enums, ids, fallback, slow):  # type: ignore[no-untyped-def]
     """Fill the columns for every line; `slow[i]` says that line i is for the slow path (its columns mean nothing).
 
-    `texts`, `lengths`, `hashes` have a row for each of NAMES, `times` (Ms) of TIMES, `counts` of COUNTS, `enums` of
-    ENUMS, `ids` of IDS, all of n columns; absent stays as it is, and so does the hash of an empty text.
+    `texts`, `lengths`, `hashes` have a row for each of NAMES, `numbers` (in UNITS) of NUMBERS, `counts` of COUNTS,
+    `enums` of ENUMS, `ids` of IDS, all of n columns; absent stays as it is, and so does the hash of an empty text.
     """
     for i in range(len(starts)):
-        slow[i] = not _scan_line(b, starts[i], ends[i], i, texts, lengths, hashes, times, counts, enums, ids, fallback)
+        slow[i] = not _scan_line(b, starts[i], ends[i], i, texts, lengths, hashes, numbers, counts, enums, ids, fallback)
 
 
 @njit(cache=True)
-def _scan_line(b, p, e, i, texts, lengths, hashes, times, counts, enums, ids, fallback):  # type: ignore[no-untyped-def]
+def _scan_line(b, p, e, i, texts, lengths, hashes, numbers, counts, enums, ids, fallback):  # type: ignore[no-untyped-def]
     if e - p > MAX_LINE or p >= e or at(b, p) != 123:
         return False
     p += 1
@@ -302,7 +304,7 @@ def _scan_line(b, p, e, i, texts, lengths, hashes, times, counts, enums, ids, fa
                     if x > HIGH[f]:
                         return False
                     if ROWS[f] >= 0:
-                        times[ROWS[f], i] = np.int64(np.floor(x * MS[ROWS[f]] + 0.5))
+                        numbers[ROWS[f], i] = np.int64(np.floor(min(x * UNITS[ROWS[f]] + 0.5, MOST)))
                 else:
                     return False
         elif c == 110 and p + 4 <= e and at(b, p + 1) == 117 and at(b, p + 2) == 108 and at(b, p + 3) == 108:

@@ -14,6 +14,7 @@ from schemas.batch import Ms
 Phase = Literal["open", "update", "clear"]
 FAMILIES = {
     "spend_spike": "spend",
+    "price_mismatch": "data",
     "telemetry_gap": "data",
 }
 """Every kind that a detector can name, and the family whose episodes make one incident."""

@@ -28,7 +28,9 @@ from schemas.prices import Entry
 from stream.assembly import Assembly
 from stream.checkpoint import Buffer, Checkpoint, compress, decompress, pack, read
 from stream.duty import wall
+from stream.metrics import PRICES
 from stream.partition import Names
+from stream.pricing import version_of
 from stream.records import Fetched, RawBatch, to_lines
 from stream.settings import KafkaSettings, SettingsError, WorkerSettings
 from stream.transport import Group, Topics, raw_transport
@@ -93,6 +95,8 @@ def faust_app(kafka: KafkaSettings, settings: WorkerSettings) -> faust.App:
 
 async def work(kafka: KafkaSettings, settings: WorkerSettings, prices: Sequence[Entry]) -> None:
     """Work until SIGTERM or SIGINT, then write a last checkpoint and leave the group."""
+    log.info("prices", version=version_of(prices), entries=len(prices))
+    PRICES.info({"version": version_of(prices)})
     compile_kernels()
     gc.freeze()  # what is there by now stays: going through it in a full collection would let calls wait for 110 ms
     app, topics = faust_app(kafka, settings), Topics(kafka)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from detectors import mix
 from detectors.base import PaneDetector
 from detectors.spend import GATES_USD, Gates, SpendSpike
 from schemas.batch import SLICE, Ms
@@ -44,7 +45,7 @@ class Assembly:
         keys: int = MOST_KEYS,
     ) -> None:
         self.prices, judges = PriceBook(prices), pane_detectors()
-        self.config = identity(self.prices.version, RULE, f"keys {keys}", *(detector.config for detector in judges))
+        self.config = identity(self.prices.version, RULE, mix.RULE, f"keys {keys}", *(detector.config for detector in judges))
         self.decoder = Decoder()
         self.pipeline = Pipeline(
             self.prices,

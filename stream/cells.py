@@ -6,9 +6,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from schemas.batch import I64, OTHER, Batch
-from schemas.rollup import MEASURES
-from schemas.snapshot import BadCheckpoint, Snapshot, number, of_numbers, records
+from schemas.batch import I32, I64, OTHER, Batch
+from schemas.rollup import MEASURES, UNKNOWN, Named
+from schemas.snapshot import BadCheckpoint, Snapshot, number, of_numbers, of_texts, records, texts
 from stream.classes import classes
 from stream.measures import GUESSED, USD
 from stream.windows import AHEAD, HOUR
@@ -18,6 +18,9 @@ WORDS = ("who", "what", "when", "calls", "usd", "fresh", "cached", "output", "sa
 """Of a cell: key and model; feature, operation and tier; hour and `counted`; `calls` as last said; its measures. What most
 calls touch are the first eight: one line of the processor's cache."""
 WHO, WHAT, WHEN, CALLS, SPENT, FRESH, CACHED, OUTPUT, SAID, FIRST_SELDOM = range(10)
+BOOKS = 48
+"""The bit of a cell's calls (as many as are below it) from which on each is a price book that they were priced by."""
+MOST_BOOKS = 15
 OF_MEASURES = [WORDS.index(name) for name in MEASURES]
 CELL = np.dtype([(name, np.int64) for name in WORDS])
 LINE = 64
@@ -38,7 +41,7 @@ def _place_of(who, what, when, mask):  # type: ignore[no-untyped-def]  # numba i
 
 
 @njit(cache=True)
-def fold_calls(rows, when, named, inputs, outputs, searches, sums, now, cells, used, places):  # type: ignore[no-untyped-def]
+def fold_calls(rows, when, named, inputs, outputs, searches, sums, now, book, cells, used, places):  # type: ignore[no-untyped-def]
     """Add the calls `rows` to their cells. Returns (cells used, calls under a name OTHER).
 
     A call whose hour is more than REACH before `now`, the clock's, has a cell of its hour that is `counted` now. The cells
@@ -75,7 +78,7 @@ def fold_calls(rows, when, named, inputs, outputs, searches, sums, now, cells, u
             fresh, cached, write, write_1h, output, reasoning, audio_in, audio_out, searched = classes(
                 i, inputs, outputs, searches
             )
-            cells[row, CALLS] += 1
+            cells[row, CALLS] = (cells[row, CALLS] | book) + 1
             cells[row, SPENT] += sums[i, USD]
             cells[row, FRESH] += fresh
             cells[row, CACHED] += cached
@@ -126,16 +129,37 @@ def _room(cells: int) -> I64:
     return words[first : first + cells * len(WORDS)].reshape(cells, len(WORDS))
 
 
+def values_of(cells: I64) -> I64:
+    """The MEASURES of cells."""
+    held: I64 = cells[:, OF_MEASURES]
+    held[:, MEASURES.index("calls")] &= (1 << BOOKS) - 1
+    return held
+
+
+def _with(own: str, books: list[str], held: int) -> list[str]:
+    """The names of price books by their bit: UNKNOWN, those that cells hold, and the own one where a bit is free for it."""
+    named = [UNKNOWN, *(name if held >> n & 1 else "" for n, name in enumerate(books[1:MOST_BOOKS], 1))]
+    if own not in named:
+        if "" not in named and len(named) < MOST_BOOKS:
+            named.append("")
+        if "" in named:
+            named[named.index("")] = own
+    return named
+
+
 class Cells:
     """The cells of the clock's hour and the one before; what comes later than that has cells of its own.
 
     A cell's values only grow, and it is never begun again: once its time is over it leaves, and a call of its hour that
     comes even later is counted in another cell of that hour, told apart by `counted`. So whoever holds the largest
-    value of every cell holds exactly what the calls came to.
+    value of every cell holds exactly what the calls came to. Calls are priced by `book` from here on; a cell whose calls
+    were priced by several has all their names.
     """
 
-    def __init__(self, most_said: int = MOST_SAID) -> None:
+    def __init__(self, book: str = UNKNOWN, most_said: int = MOST_SAID) -> None:
         self._most_said = most_said
+        self._own = book
+        self._books = _with(book, [], 0)
         self._cells = _room(1024)
         self._places = np.zeros(2048, np.int32)
         self._used = 0
@@ -156,6 +180,7 @@ class Cells:
             batch.web_search_requests,
             sums,
             now,
+            1 << BOOKS + self._books.index(self._own if self._own in self._books else UNKNOWN),
             self._cells,
             self._used,
             self._places,
@@ -189,19 +214,30 @@ class Cells:
         """All cells."""
         return self._cells[: self._used].copy()
 
+    def books(self, cells: I64) -> tuple[Named, I32]:
+        """The names of the price books of cells, and for each of them an index into those."""
+        sets, place = np.unique(cells[:, CALLS] >> BOOKS, return_inverse=True)
+        named = ([book for n, book in enumerate(self._books) if bits >> n & 1] for bits in sets.tolist())
+        return tuple((",".join(sorted(books)),) for books in named), place.astype(np.int32)
+
     def since(self, now: int) -> int:
         """The first hour in which a cell may be counted when the clock's hour is `now`."""
         return max(0, now - REACH)
 
     def snapshot(self) -> Snapshot:
         """The cells as records, so that a measure added later starts at 0."""
-        return {"cells": self._cells[: self._used].view(CELL)[:, 0]} | of_numbers(next=self._next)
+        cells: Snapshot = {"cells": self._cells[: self._used].view(CELL)[:, 0], "books": of_texts(self._books)}
+        return cells | of_numbers(next=self._next)
 
     def restore(self, snapshot: Snapshot) -> None:
         """A checkpoint that does not know them leaves none. Raises BadCheckpoint."""
         cells = records(snapshot, "cells", CELL).view(np.int64).reshape(-1, len(WORDS))
         if (cells < 0).any():
             raise BadCheckpoint("a cell of usage holds less than nothing")
+        untold = cells[:, CALLS] >> BOOKS == 0
+        cells[np.ix_(untold, [CALLS, SAID])] |= 1 << BOOKS
+        held = int(np.bitwise_or.reduce(cells[:, CALLS])) >> BOOKS
+        self._books = _with(self._own, texts(snapshot, "books") if "books" in snapshot else [], held)
         self._keep(cells)
         self._next = number(snapshot, "next", default=0)
 

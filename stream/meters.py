@@ -9,6 +9,7 @@ from detectors.base import Names
 from schemas.batch import I32, I64, Batch, Ms
 from schemas.reading import Reading
 from schemas.snapshot import Snapshot, joined, number, of_numbers, part
+from stream.claims import Claims
 from stream.columns import Column, Columns
 from stream.distinct import MANY, Distinct
 from stream.health import SPANS, Health
@@ -106,7 +107,8 @@ class Group:
 
 
 class Meters:
-    """Of keys: how their calls went and who was behind them. Of uses (tenant, feature, model): all of Group. And sessions.
+    """Of keys: how their calls went and who was behind them. Of uses (tenant, feature, model): all of Group, and
+    what was claimed (`cost_usd`) since it was last compared. And sessions.
 
     They are folded call by call; neither the order of calls nor how late they are changes them, as far as they reach. What a
     tenant, a feature or a model stands at, is the sum or the union of its uses.
@@ -117,6 +119,7 @@ class Meters:
         self.key_seen = Distinct()
         self.uses = Uses()
         self.of_uses = Group()
+        self.claims = Claims()
         self.sessions = Sessions()
 
     def grow(self, keys: int) -> None:
@@ -136,6 +139,8 @@ class Meters:
         rows, unmetered = self.uses.rows(calls, batch.tenant, batch.feature, batch.model)
         self.of_uses.grow(len(self.uses))
         self.of_uses.add(batch, calls, rows, ts, sums)
+        self.claims.grow(len(self.uses))
+        self.claims.add(calls, rows, batch.cost_usd, sums)
         return unmetered, forgotten
 
     def reading(self, partition: int, clock: Ms, tenants: Names, features: Names, models: Names) -> Reading | None:
@@ -168,6 +173,7 @@ class Meters:
         self.uses.restore(part(snapshot, "uses"))
         self.sessions.restore(part(snapshot, "sessions"))
         self.of_uses.restore(part(snapshot, "of_uses"), len(self.uses))
+        self.claims.restore(part(snapshot, "claims"), len(self.uses))
         self.key_health.restore(part(snapshot, "key_health"), keys)
         self.key_seen.restore(part(snapshot, "key_seen"), keys)
 
@@ -175,3 +181,4 @@ class Meters:
         if not uses.all():
             self.uses.keep(uses)
             self.of_uses.keep(uses)
+            self.claims.keep(uses)

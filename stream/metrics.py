@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 from schemas.batch import NANO, Ms
 from schemas.decode import MOST_NAMES
@@ -45,6 +45,7 @@ SHARED_REQUEST = Counter(
     "burnguard_shared_request", "Calls whose request id more than 10 calls had within 10 minutes: not taken for retries"
 )
 USD = Counter("burnguard_usd", "Dollars that the folded calls cost")
+PRICES = Info("burnguard_prices", "`version`: the price book, as `burnguard usage --by prices` names it")
 QUARANTINED = Counter("burnguard_quarantined", "Lines refused and written to the quarantine topic")
 UNKNOWN_FIELDS = Gauge(
     "burnguard_unknown_fields",
@@ -203,7 +204,8 @@ def page() -> str:
 def table(registry: CollectorRegistry) -> str:
     """All metrics of ours."""
     ours = [m for m in registry.collect() if m.name.startswith("burnguard_")]
-    rows = [f"| `{m.name}{'_total' * (m.type == 'counter')}` | {m.type} | {m.documentation} |" for m in ours]
+    suffix = {"counter": "_total", "info": "_info"}
+    rows = [f"| `{m.name}{suffix.get(m.type, '')}` | {m.type} | {m.documentation} |" for m in ours]
     return "\n".join(["| metric | type | meaning |", "| --- | --- | --- |", *sorted(rows)])
 
 

@@ -11,14 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.base import Names, PaneDetector
-from schemas.batch import I32, I64, SLICE, Batch, Ms, Pane
+from detectors.mix import EVERY, Claim, PriceMismatch, TenantModel
+from schemas.batch import I32, I64, NANO, SLICE, Batch, Ms, Pane
 from schemas.pulse import Pulse, Slots
 from schemas.reading import Reading
 from schemas.rollup import Rollup, used
 from schemas.signals import OTHER_KEYS, Signal
 from schemas.snapshot import Snapshot, array, joined, number, of_numbers, part
 from stream.attempts import Attempts
-from stream.cells import OF_MEASURES, WHAT, WHEN, WHO, Cells
+from stream.cells import WHAT, WHEN, WHO, Cells, values_of
+from stream.claims import comparable
 from stream.dedupe import SeenIds
 from stream.grace import GRACE, Graces
 from stream.measures import GUESSED, USD, measures
@@ -66,8 +68,17 @@ uses, `forgotten_session` the sessions that left for newer ones, `shared_request
 class Prices(Protocol):
     """What a batch costs."""
 
+    @property
+    def version(self) -> str:
+        """The name of the price book."""
+        ...
+
     def cost(self, batch: Batch, models: Names, tenants: Names) -> tuple[I64, NDArray[np.bool_]]:
         """Nano-dollars per call, and whether its price is a guess."""
+        ...
+
+    def discount(self, tenant: str, provider: str, model: str, at: Ms) -> float:
+        """The share that a tenant pays less for a model at a time."""
         ...
 
 
@@ -170,8 +181,9 @@ class Pipeline:
         self._open = OpenPanes()
         self._graces = Graces()
         self._skews = Skews()
-        self._cells = Cells()
+        self._cells = Cells(prices.version)
         self.meters = Meters()
+        self._mismatch = PriceMismatch(partition)
         self._tenant_of: I32 = np.zeros(64, np.int32)
         self._late: list[I64] = []
         self._clock: Ms = NEVER
@@ -195,6 +207,7 @@ class Pipeline:
         self.counters["shared_request"] += shared
         cost, guessed = self._prices.cost(batch, self._names.models.names, self._names.tenants.names)
         self._grow(batch)
+        batch = replace(batch, cost_usd=comparable(batch, guessed))
         sums = measures(batch, cost, guessed)
         edges = (clock - GRACE) // SLICE
         starts = np.concatenate([[0], np.flatnonzero(np.diff(edges)) + 1, [len(batch)]])
@@ -249,7 +262,7 @@ class Pipeline:
 
     def count_from_here(self) -> None:
         """What was folded so far was for baselines only: usage begins with the next call."""
-        self._cells = Cells()
+        self._cells = Cells(self._prices.version)
 
     def snapshot(self) -> Snapshot:
         """Everything that the next call depends on but the vocabularies, which are the decoder's."""
@@ -266,6 +279,7 @@ class Pipeline:
                 skew=self._skews.snapshot(),
                 usage=self._cells.snapshot(),
                 meters=self.meters.snapshot(),
+                mismatch=self._mismatch.snapshot(),
                 seen=self._seen.snapshot(),
                 attempts=self._attempts.snapshot(),
                 rows=self._rows.snapshot(self._keys.rows, self._tenants.rows),
@@ -287,6 +301,7 @@ class Pipeline:
         self._skews.restore(part(snapshot, "skew"), self._tenants.rows)
         self._cells.restore(part(snapshot, "usage"))
         self.meters.restore(part(snapshot, "meters"), self._keys.rows)
+        self._mismatch.restore(part(snapshot, "mismatch"))
         self._seen.restore(part(snapshot, "seen"))
         self._attempts.restore(part(snapshot, "attempts"))
         for detector in self._detectors:
@@ -436,7 +451,8 @@ class Pipeline:
         tier = (cells[:, WHAT] & 3).astype(np.int8)
         hour, counted = ((cells[:, WHEN] >> shift & 0xFFFFFFFF).astype(np.int32) for shift in (32, 0))
         names, places = (keys, models, features, operations), (key, model, feature, operation)
-        return Rollup(self._partition, clock, *names, *places, tier, hour, counted, cells[:, OF_MEASURES])
+        books, book = self._cells.books(cells)
+        return Rollup(self._partition, clock, *names, *places, tier, hour, counted, values_of(cells), books, book)
 
     def _close_before(self, edge: int, output: Output) -> None:
         """Close every slice before `edge`; slices in which nothing can happen are jumped over."""
@@ -447,7 +463,7 @@ class Pipeline:
         lowered = self._graces.follow(self._edge)
         while self._edge < edge:
             if not len(lowered) and not any(len(d.watched()) for d in self._detectors):
-                self._edge = self._open.next_due(self._tenant_of, self._graces, self._edge, edge)
+                self._edge = self._open.next_due(self._tenant_of, self._graces, self._edge, self._no_jump_over(edge))
                 if self._edge == edge:
                     return
             self._close(self._edge, lowered, output)
@@ -465,6 +481,8 @@ class Pipeline:
             keys, slots = np.concatenate([keys, second[0]]), np.concatenate([slots, second[1]])
             sums = np.concatenate([sums, second[2]])
             burning |= self._burning()
+        if slot == self._next_comparison():
+            output.signals += map(self._own, self._mismatch.judge((slot + 1) * SLICE, self._claims()))
         output.close(self._pulse(slot, keys, slots, sums, burning))
         self._late.clear()
 
@@ -486,8 +504,35 @@ class Pipeline:
         for detector in self._detectors:
             said = detector.judge(pane, self._names.keys.names)
             said.sort(key=lambda signal: (signal.tenant, signal.key_id))
-            output.signals += (replace(signal, partition=self._partition, config=self._config) for signal in said)
+            output.signals += map(self._own, said)
         return keys, slots, sums
+
+    def _own(self, signal: Signal) -> Signal:
+        return replace(signal, partition=self._partition, config=self._config)
+
+    def _no_jump_over(self, edge: int) -> int:
+        """The slice, at most `edge`, that must be closed even if no call is in it."""
+        awaited = self._mismatch.watches or len(self.meters.claims.there())
+        return min(edge, self._next_comparison()) if awaited else edge
+
+    def _next_comparison(self) -> int:
+        """The slice, from the next one to be closed on, at whose end claims are compared."""
+        return self._edge + -(self._edge + 1) % (EVERY // SLICE)
+
+    def _claims(self) -> dict[TenantModel, Claim]:
+        """What was claimed since it was last compared; nothing of tenants that pay nothing: nobody knows what is right."""
+        tenants, models, found = self._names.tenants.names, self._names.models.names, dict[TenantModel, tuple[int, int]]()
+        rows, ours, theirs = self.meters.claims.take()
+        for (tenant, _, model), one, other in zip(self.meters.uses.of(rows), ours.tolist(), theirs.tolist(), strict=True):
+            named = tenants[tenant][0], models[model][0], models[model][1]
+            more = found.get(named, (0, 0))
+            found[named] = one + more[0], other + more[1]
+        share = {named: 1 - self._prices.discount(*named, self._edge * SLICE) for named in found}
+        return {
+            named: Claim(one / NANO, one / NANO / share[named], other / NANO)
+            for named, (one, other) in found.items()
+            if share[named]
+        }
 
     def _watched(self) -> I64:
         return np.array(sorted({int(row) for d in self._detectors for row in d.watched()}), np.int64)

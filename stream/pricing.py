@@ -116,8 +116,7 @@ class PriceBook:
         self._sheets: I64 = np.full((len(self._contracts), 64), NONE, np.int64)
         self._known: dict[tuple[str, str], tuple[Found | None, RateRow | None]] = {}
         self._compiled: dict[tuple[object, ...], int] = {}
-        text = "\n".join([genai_prices.__version__, *(entry.model_dump_json() for entry in entries)])
-        self.version = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        self.version = version_of(entries)
 
     def cost(self, batch: Batch, models: Names, tenants: Names = ()) -> tuple[I64, NDArray[np.bool_]]:
         """Nano-dollars per call, and whether its price is guessed. `models[row]` is (provider or "", model).
@@ -150,6 +149,11 @@ class PriceBook:
         cost[answered], guessed[answered] = 0, False
         return cost, guessed
 
+    def discount(self, tenant: str, provider: str, model: str, at: Ms) -> float:
+        """The share that a tenant pays less for a model at a time."""
+        contract = self._contracts[self._contract_of.get(tenant, 0)]
+        return _off(self._terms(provider, model, contract), at)
+
     def _grow(self, models: int) -> None:
         room = self._sheets.shape[1]
         if models > room:
@@ -165,18 +169,28 @@ class PriceBook:
 
     def _sheet(self, provider: str, model: str, contract: Contract) -> int:
         """The sheet of a name under a contract; names that cost the same share one."""
-        entries = self._overrides.get((provider, model), [])
-        if (provider, model) not in self._known:
-            found = self._find(provider, model)
-            self._known[provider, model] = found, None if found else family_maximum(provider, model)
-        found, maximum = self._known[provider, model]
+        entries, (found, maximum) = self._overrides.get((provider, model), []), self._look_up(provider, model)
         library = (id(found.model), found.native, found.guessed) if found else maximum
-        owners = {provider, found.owner if found else "", *(entry.provider for entry in entries)}
-        terms = tuple(d for d in contract if d.provider in (None, *owners) and d.model in (None, model))
+        terms = self._terms(provider, model, contract)
         key = (library, terms, *map(id, entries))
         if key not in self._compiled:
             self._compiled[key] = self._compile(entries, found, maximum, terms)
         return self._compiled[key]
+
+    def _look_up(self, provider: str, model: str) -> tuple[Found | None, RateRow | None]:
+        """What the library has of a model, else its family's maximum."""
+        if (provider, model) not in self._known:
+            found = self._find(provider, model)
+            self._known[provider, model] = found, None if found else family_maximum(provider, model)
+        return self._known[provider, model]
+
+    def _terms(self, provider: str, model: str, contract: Contract) -> Contract:
+        """The discounts of a contract that are about a model."""
+        if not contract:
+            return contract
+        found, _ = self._look_up(provider, model)
+        owners = {provider, found.owner if found else "", *(e.provider for e in self._overrides.get((provider, model), ()))}
+        return tuple(d for d in contract if d.provider in (None, *owners) and d.model in (None, model))
 
     def _compile(self, entries: list[PriceEntry], found: Found | None, maximum: RateRow | None, terms: Contract) -> int:
         starts = [round(entry.effective_from * 1000) for entry in entries]
@@ -208,6 +222,12 @@ class PriceBook:
             if prices and all(told_by_tokens(p) and (p.input_mtok or not guessed) for p in prices):
                 return Found(info, owner.id, any(info is own for own in owner.models), guessed)
         return None
+
+
+def version_of(entries: Sequence[Entry]) -> str:
+    """The name of the price book: the version of genai-prices, and a hash of the entries where there are any."""
+    own = hashlib.blake2b("\n".join(entry.model_dump_json() for entry in entries).encode(), digest_size=4).hexdigest()
+    return f"{genai_prices.__version__}+{own}" if entries else genai_prices.__version__
 
 
 def _contracts(discounts: list[Discount]) -> tuple[list[Contract], dict[str, int]]:

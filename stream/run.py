@@ -50,6 +50,7 @@ class Run:
         settings.check(policy)
         self._say = say
         self._assembly = Assembly(prices)
+        self._entries = len(prices)
         self._tenants = TenantMeters()
         self._ledger = Ledger(ledger, wait_s=LOCKED_S)
         self._begin_duty = partial(Duty, self._ledger, policy, directory, settings, say, self._tenants, patient=True)
@@ -67,6 +68,7 @@ class Run:
 
         Raises BadCheckpoint, which says what to do, and OSError.
         """
+        self._say(f"prices     {self._assembly.prices.version}, {self._entries} entries of your own")
         path = Path(source)
         restored = False
         if source != "-" and path.is_file():

@@ -30,7 +30,7 @@ HELD = {column.name: KINDS[str(column.type)] for column in fields(Batch)}
 """The columns of a batch and their types."""
 LATER = {
     **dict.fromkeys(("feature", "operation", "request", "user", "address", "session", "fingerprint"), 0),
-    **dict.fromkeys(("attempt", "status", "latency_ms", "fallback", "response_cache"), ABSENT),
+    **dict.fromkeys(("attempt", "status", "latency_ms", "fallback", "response_cache", "cost_usd"), ABSENT),
 }
 """The columns that a batch of an older checkpoint lacks, and what they then hold: nothing was said."""
 

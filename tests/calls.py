@@ -44,8 +44,13 @@ class Words:
 class DollarPerOutputToken:
     """A call costs a thousandth of a dollar per output token."""
 
+    version = "a dollar for a thousand"
+
     def cost(self, batch: Batch, models: Names, tenants: Names) -> tuple[I64, NDArray[np.bool_]]:
         return batch.output_tokens.astype(np.int64) * (NANO // 1000), np.zeros(len(batch), np.bool_)
+
+    def discount(self, tenant: str, provider: str, model: str, at: int) -> float:
+        return 0.0
 
 
 def batch(calls: list[Call], ids: list[int] | None = None) -> Batch:
@@ -79,6 +84,7 @@ def batch(calls: list[Call], ids: list[int] | None = None) -> Batch:
         latency_ms=unknown,
         fallback=unknown.astype(np.int8),
         response_cache=unknown.astype(np.int8),
+        cost_usd=unknown.astype(np.int64),
         request=nobody,
         user=nobody,
         address=nobody,

@@ -101,6 +101,12 @@ def test_litellm_as_captured() -> None:
     assert "user_id" not in first
 
 
+def test_litellms_claim_is_the_cost_before_its_own_margin() -> None:
+    costs = {"response_cost": 0.012, "cost_breakdown": {"total_cost": 0.012, "original_cost": 0.01, "margin_percent": 0.2}}
+    assert only(read("litellm", litellm(USUAL) | costs))["cost_usd"] == 0.01
+    assert only(read("litellm", litellm(USUAL) | costs | {"cost_breakdown": None}))["cost_usd"] == 0.012
+
+
 def test_litellms_dollars_are_ours_to_the_nano_dollar() -> None:
     reading = captured("litellm", "litellm_1.106.2.json")
     decoder = Decoder()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,13 +20,14 @@ from actions import ledger as sql
 from actions.ledger import Ledger
 from actions.tables import usage
 from schemas.decode import split
-from schemas.prices import PriceEntry
-from schemas.rollup import MEASURES, USAGE, Rollup
+from schemas.prices import Discount, Entry, PriceEntry
+from schemas.rollup import MEASURES, UNKNOWN, USAGE, Rollup
 from schemas.snapshot import BadCheckpoint, Snapshot
 from stream.assembly import AFTER_END, Assembly
-from stream.cells import CALLS, WORDS, Cells
+from stream.cells import BOOKS, WORDS, Cells, values_of
 from stream.learn import _checkpoint as checkpoint_of
 from stream.pipeline import Output
+from stream.pricing import version_of
 from stream.windows import HOUR
 from tests.calls import T0, batch
 from tests.test_checkpoint import through_bytes
@@ -140,6 +142,7 @@ class Log:
 
     def __init__(self, number: int, lines: list[Line]) -> None:
         self.number = number
+        self.prices: list[Entry] = list(PRICES)
         self.lines = [(at, json.dumps(event).encode()) for partition, at, event in lines if partition == number]
         self.assembly = Assembly(PRICES, partition=number)
         self.next = 0
@@ -154,7 +157,7 @@ class Log:
 
     def restart(self, kept: tuple[Snapshot, int]) -> None:
         """Go on from a checkpoint, as another worker."""
-        self.assembly = Assembly(PRICES, partition=self.number)
+        self.assembly = Assembly(self.prices, partition=self.number)
         if kept[0]:
             self.assembly.restore(kept[0])
         self.next = kept[1]
@@ -246,6 +249,65 @@ def test_two_sources_that_look_alike_add_up() -> None:
     assert term.ledger.usage((), range(2**31 - 1), {})[0][:2] == (2 * 5, 2 * 5 * 10_000)
 
 
+DEARER: list[Entry] = [*PRICES, Discount(tenant="somebody", discount=0.1, effective_from=0)]
+OLD, NEW = version_of(PRICES), version_of(DEARER)
+
+
+def priced_by(ledger: Ledger, *by: str) -> dict[tuple[Any, ...], int]:
+    """Calls by price book, and by more."""
+    by = (*by, "price_version")
+    return {row[: len(by)]: row[len(by)] for row in ledger.usage(by, range(2**31 - 1), {})}
+
+
+@pytest.mark.parametrize("crashed", [False, True])
+def test_prices_that_change_within_an_hour_are_both_named_and_no_call_is_counted_twice(crashed: bool) -> None:
+    """After a crash the new prices make some calls again of which the old ones have spoken already."""
+    calls = [(0, n * 10_000, {**LATE[0][2], "event_id": f"e{n}", "ts": (T0 + n * 10_000) / 1000}) for n in range(60)]
+    for n in (0, 1, 58, 59):
+        calls[n][2]["key_id"] = "early" if n < 2 else "later"
+    log = Log(0, calls)
+    said = [log.read(20).usage]
+    kept = (through_bytes(log.assembly.snapshot()), log.next)
+    if crashed:
+        said += [log.read(40).usage]
+    log.prices = DEARER
+    log.restart(kept)
+    said += [log.read(60).usage, log.assembly.pipeline.advance(T0 + HOUR).usage]
+    ledger = ledger_of([Said(USAGE, part) for rollups in said for rollup in rollups for part in rollup.parts()])
+    both = ",".join(sorted([OLD, NEW]))
+    assert priced_by(ledger, "key_id") == {("early", OLD): 2, ("k", both): 56, ("later", NEW): 2}
+
+
+def test_a_cell_of_an_older_checkpoint_and_a_word_of_an_older_worker_have_unknown_prices() -> None:
+    log = Log(0, LATE[:2])
+    log.read(1)
+    state = log.assembly.snapshot()
+    del state["pipeline.usage.books"]
+    state["pipeline.usage.cells"]["calls"] &= (1 << BOOKS) - 1
+    log.restart((through_bytes(state), 1))
+    log.read(2)
+    (rollup,) = log.assembly.pipeline.rest()
+    assert priced_by(ledger_of([Said(USAGE, part) for part in rollup.parts()])) == {(f"{OLD},{UNKNOWN}",): 2}
+    older = [Said(USAGE, msgspec.msgpack.encode(msgspec.msgpack.decode(part)[:-2])) for part in rollup.parts()]
+    assert priced_by(ledger_of(older)) == {(UNKNOWN,): 2}
+
+
+def test_more_price_books_than_there_is_room_for_are_unknown_until_older_ones_leave() -> None:
+    calls = batch([(0, 0, 1, 1.0)])
+    state: Snapshot = {}
+    for n in range(20):
+        cells = Cells(f"book-{n:02}")
+        cells.restore(state)
+        cells.fold(calls, calls.clock, np.ones((1, 12), np.int64), np.arange(1), T0 // HOUR)
+        state = through_bytes(cells.snapshot())
+    assert cells.books(cells.every())[0] == ((",".join([*(f"book-{n:02}" for n in range(14)), UNKNOWN]),),)
+    cells.take(T0 // HOUR + 2)
+    state, cells = through_bytes(cells.snapshot()), Cells("book-20")
+    cells.restore(state)
+    cells.fold(calls, calls.clock, np.ones((1, 12), np.int64), np.arange(1), T0 // HOUR)
+    assert cells.books(cells.every())[0] == (("book-20",),)
+
+
 def test_usage_is_said_once_a_minute_at_its_end_and_only_what_changed() -> None:
     lines = [(0, at, {**LATE[0][2], "event_id": f"e{at}", "ts": (T0 + at) / 1000}) for at in range(10_000, 200_000, 1_000)]
     log = Log(0, [*lines, (0, 3 * HOUR + 2_000, {**LATE[0][2], "event_id": "last", "ts": T0 / 1000})])
@@ -273,6 +335,7 @@ def test_the_kernel_adds_up_as_its_twin_does(seed: int, n: int, keys: int) -> No
     found = {}
     for row in cells.snapshot()["cells"].tolist():
         held = dict(zip(WORDS, row, strict=True))
+        held["calls"] &= (1 << BOOKS) - 1
         place = (held["who"] >> 32, held["what"] >> 32, (held["what"] & 0xFFFFFFFF) >> 2, held["when"] >> 32)
         found[(*place, held["when"] & 0xFFFFFFFF)] = Counter({name: held[name] for name in MEASURES if held[name]})
     assert found == {place: +counts for place, counts in twin.items()}
@@ -290,7 +353,7 @@ def test_more_cells_than_may_be_said_at_once_take_turns_and_all_are_said_before_
     assert len(cells.rest()) == 7
     assert len(cells) == 10
     last = cells.take(now + 2)
-    assert last[:, CALLS].tolist() == [4] * 7
+    assert values_of(last)[:, 0].tolist() == [4] * 7
     assert len(cells) == len(cells.rest()) == 0
 
 

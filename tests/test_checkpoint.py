@@ -295,7 +295,7 @@ def test_a_part_that_cannot_start_at_a_default_is_missed_by_name() -> None:
     line = pipeline(SeenIds(16))
     line.feed(batch(HABIT[:10]))
     for name in line.snapshot():
-        if not name.startswith(("spend.", "counters.", "usage.", "grace.", "meters.", "attempts.", "skew.")):
+        if not name.startswith(("spend.", "counters.", "usage.", "grace.", "meters.", "attempts.", "skew.", "mismatch.")):
             with pytest.raises(BadCheckpoint, match=name.rpartition(".")[2]):
                 resumed(line, without=name)
 

@@ -140,6 +140,8 @@ def all_three_agree_on(line: bytes) -> None:
         )
         assert batch.fallback[0] == (another(truth.requested_model, truth.model) if truth.requested_model else ABSENT)
         assert batch.ts[0] == int(np.floor(truth.ts * 1000 + 0.5))
+        claim = ABSENT if truth.cost_usd is None else min(int(np.floor(truth.cost_usd * 1e9 + 0.5)), 2**61)
+        assert batch.cost_usd[0] == claim
 
 
 @settings(max_examples=400, deadline=None)
@@ -384,11 +386,18 @@ def test_latency_is_whole_milliseconds_half_up_in_both_paths(latency: float) -> 
     all_three_agree_on(line_of(GOOD, latency_ms=latency, user_id="é"))
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.floats(0, 1e13) | st.floats(0, 0.01) | st.decimals(0, 10**10, places=9).map(float))
+def test_a_claimed_cost_is_nano_dollars_half_up_in_both_paths(cost: float) -> None:
+    all_three_agree_on(line_of(GOOD, cost_usd=cost))
+    all_three_agree_on(line_of(GOOD, cost_usd=cost, user_id="é"))
+
+
 def test_what_a_call_did_not_say_is_unknown_in_both_paths() -> None:
-    said = {"attempt": 0, "status": 0, "latency_ms": 0, "response_cache": "hit", "requested_model": "gpt-4o"}
+    said = {"attempt": 0, "status": 0, "latency_ms": 0, "response_cache": "hit", "requested_model": "gpt-4o", "cost_usd": 0}
     lines = [line_of({**GOOD, **more}, tenant=tenant) for more in ({}, dict.fromkeys(said), said) for tenant in ("acme", "é")]
     _, batch, _ = decoded(*lines)
-    for column in ("attempt", "status", "latency_ms", "response_cache", "fallback"):
+    for column in ("attempt", "status", "latency_ms", "response_cache", "fallback", "cost_usd"):
         assert getattr(batch, column).tolist() == [ABSENT] * 4 + [0] * 2
     nobody = {"user_id": "", "client_ip": "", "session_id": "", "request_id": ""}
     _, batch, _ = decoded(line_of({**GOOD, **nobody}), line_of({**GOOD, **nobody}, tenant="é"), line_of(GOOD))

@@ -49,6 +49,8 @@ ROLLUP = Rollup(
     hour=np.full(1, T0 // HOUR, np.int32),
     counted=np.full(1, T0 // HOUR, np.int32),
     values=np.arange(12).reshape(1, 12),
+    books=(("0.2.3",),),
+    book=np.zeros(1, np.int32),
 )
 READ = Reading(
     0,

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -22,10 +23,13 @@ from actions.ledger import BadLedger, Busy, Deposed, Ledger
 from actions.tables import REVISION, epochs, receipts, tables, versions
 from schemas.batch import Ms
 from schemas.orders import Receipt
+from schemas.rollup import USAGE
 from tests.conftest import NewLedger
 from tests.postgres import Postgres
 from tests.story import T0, Story, signal
+from tests.test_hearing import ROLLUP, Term
 from tests.test_run import burnguard
+from tests.topic import Said, logged
 
 OLD = Path(__file__).parent / "ledgers"
 OLD_NOW = T0 + 103_000
@@ -106,6 +110,21 @@ def test_an_old_ledger_with_data_in_it_is_gone_on_with(old: str) -> None:
     assert ask(old, "SELECT * FROM signals") == signals_before
     (kept,) = ask(old, "SELECT count(*), count(at), count(DISTINCT at) FROM receipts WHERE id <= 5")
     assert kept == (5, 5, 4)
+
+
+def test_usage_of_before_prices_were_kept_has_unknown_ones_until_a_worker_says_more(name: str) -> None:
+    first = Term(name)
+    first.take(logged([Said(USAGE, part) for part in ROLLUP.parts()]))
+    first.ledger.close()
+    ask(name, "ALTER TABLE usage DROP COLUMN price_version")
+    ask(name, "UPDATE alembic_version SET version_num = '0003'")
+    later = Term(name)
+    assert ask(name, "SELECT price_version, calls FROM usage") == [("unknown", 0)]
+    more = replace(ROLLUP, values=ROLLUP.values + 1, books=(("0.2.3,unknown",),))
+    later.duty.responder.count(more, "usage", T0)
+    later.ledger.close()
+    assert ask(name, "SELECT price_version, calls FROM usage") == [("0.2.3,unknown", 1)]
+    assert "0.2.3,unknown" in burnguard("usage", "--ledger", name, "--by", "prices").output
 
 
 def test_only_who_takes_the_epoch_upgrades_and_who_held_it_is_deposed_in_the_same_step(old: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bench.nab import OFF, PROFILES, Outcome, Rows, Series, Window, detected, main, outcome
+from detectors import mix
 from schemas.signals import identity
 from stream.assembly import Assembly, pane_detectors
 from stream.grace import RULE
@@ -111,7 +112,7 @@ def test_nothing_is_known_before_it_happens() -> None:
 
 def test_the_detectors_are_the_pipelines_and_other_gates_make_another_config() -> None:
     configs = [
-        identity(PriceBook([]).version, RULE, f"keys {MOST_KEYS}", *(detector.config for detector in made))
+        identity(PriceBook([]).version, RULE, mix.RULE, f"keys {MOST_KEYS}", *(detector.config for detector in made))
         for made in (pane_detectors(), pane_detectors(gates_usd=OFF))
     ]
     assert configs[0] == Assembly([]).config

@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,12 +189,8 @@ def test_it_is_read_while_another_program_keeps_the_ledger_locked(ledger: Path) 
 
 def rollup(hour: int, calls: int) -> Rollup:
     """A cell of an hour that holds so many calls."""
-    values = np.full((1, 12), calls)
     of_hour = np.full(1, hour, np.int32)
-    names = (ROLLUP.keys, ROLLUP.models, ROLLUP.features, ROLLUP.operations)
-    return Rollup(
-        0, 0, *names, ROLLUP.key, ROLLUP.model, ROLLUP.feature, ROLLUP.operation, ROLLUP.tier, of_hour, of_hour, values
-    )
+    return replace(ROLLUP, clock=0, hour=of_hour, counted=of_hour, values=np.full((1, 12), calls))
 
 
 def hours_in(ledger: Ledger) -> list[int]:

@@ -64,7 +64,7 @@ NAMES: Names = {
     "user_id": ("end_user", "metadata.user_api_key_end_user_id"),
     "client_ip": ("requester_ip_address", "metadata.requester_ip_address"),
     "user_agent": ("user_agent", "metadata.user_agent"),
-    "cost_usd": ("response_cost",),
+    "cost_usd": ("cost_breakdown.original_cost", "response_cost"),
 }
 OPERATIONS = {
     **dict.fromkeys(("completion", "responses", "anthropic_messages", "retrieve_batch"), "chat"),

@@ -160,6 +160,7 @@ def cost(calls: Calls, words: Words, prices: PriceBook) -> F64:
         latency_ms=zero,
         fallback=small,
         response_cache=calls["response_cache"].astype(np.int8),
+        cost_usd=none,
         request=nobody,
         user=nobody,
         address=nobody,

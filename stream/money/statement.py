@@ -23,6 +23,7 @@ NAMED = {
     "feature": "feature",
     "operation": "operation",
     "tier": "tier",
+    "prices": "price_version",
 }
 """What usage can be grouped by and narrowed to, and the ledger's column of it."""
 GROUPS = (*NAMED, "class", *TIMES)
