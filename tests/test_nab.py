@@ -12,9 +12,9 @@ from click.testing import CliRunner, Result
 from bench.nab import OFF, PROFILES, Outcome, Rows, Series, Window, detected, main, outcome
 from schemas.signals import identity
 from stream.assembly import Assembly, pane_detectors
+from stream.columns import MOST_KEYS
 from stream.grace import RULE
 from stream.pricing import PriceBook
-from stream.rows import MOST_KEYS
 
 STEP = 300
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)

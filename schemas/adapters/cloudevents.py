@@ -24,7 +24,7 @@ from schemas.adapters.reading import (
     whose,
 )
 from schemas.adapters.who import Who
-from schemas.decode import Refused
+from schemas.call import Refused
 from schemas.usage import UsageEvent
 
 OURS = {"event_id", "ts", "tenant", "key_id", "origin_tenant", "arrival_ts"}

@@ -26,7 +26,7 @@ from schemas.adapters.reading import (
     whose,
 )
 from schemas.adapters.who import Who
-from schemas.decode import Refused
+from schemas.call import Refused
 
 OPENAI: Names = {
     "input_tokens": ("usage.prompt_tokens", "usage.input_tokens"),

@@ -11,7 +11,7 @@ from typing import Any
 
 from schemas.adapters.reading import Event, Names, NoCall, Reading, count, identity, read, text, used, values, whose
 from schemas.adapters.who import Who
-from schemas.decode import Refused
+from schemas.call import Refused
 
 _USAGE, _TOKENS = "gen_ai.usage", "llm.token_count"
 NAMES: Names = {
