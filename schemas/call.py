@@ -61,9 +61,14 @@ def why_refused(event: dict[str, Any]) -> Refused:
     try:
         UsageEvent.model_validate(event)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        return Refused(first["msg"], ".".join(str(part) for part in first["loc"]))
+        return refusal_of(error)
     raise AssertionError("msgspec refused what the contract accepts")
+
+
+def refusal_of(error: ValidationError) -> Refused:
+    """The first thing that is wrong."""
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    return Refused(first["msg"], ".".join(str(part) for part in first["loc"]))
 
 
 def _without_values(error: Exception) -> str:

@@ -25,7 +25,7 @@ from schemas.adapters.reading import (
     whole,
     whose,
 )
-from schemas.adapters.who import Who
+from schemas.adapters.who import SourceName, Who
 from schemas.call import Refused
 
 OPENAI: Names = {
@@ -139,6 +139,14 @@ def reader(
         return used(whose(item, who, found), total=count(body, total))
 
     return lambda body, who, now: read(items(body), lambda item: event(item, who, now))
+
+
+ANSWERS: dict[SourceName, Callable[[bytes, Who, float], Reading]] = {
+    "openai": reader(openai),
+    "anthropic": reader(anthropic),
+    "gemini": reader(gemini, total="usageMetadata.totalTokenCount"),
+    "bedrock": reader(bedrock, inner="output.outputBodyJson", total="usage.totalTokens"),
+}
 
 
 def _with(fresh: int | None, found: Event) -> int | None:

@@ -14,10 +14,7 @@ ADAPTERS: dict[SourceName, Callable[[bytes, Who, float], Reading]] = {
     "bifrost": bifrost.calls,
     "kong": kong.calls,
     "cloudevents": cloudevents.calls,
-    "openai": providers.reader(providers.openai),
-    "anthropic": providers.reader(providers.anthropic),
-    "gemini": providers.reader(providers.gemini, total="usageMetadata.totalTokenCount"),
-    "bedrock": providers.reader(providers.bedrock, inner="output.outputBodyJson", total="usage.totalTokens"),
+    **providers.ANSWERS,
 }
 
 
