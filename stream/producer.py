@@ -122,8 +122,7 @@ class Producer:
         `event_id` is made and `ts` is now where they are not given: give an id where you may record the same call twice.
         Raises ValueError for a field that the contract does not know, nothing else.
         """
-        if not fields.keys() <= FIELDS:
-            raise ValueError(f"no fields of a usage event: {', '.join(sorted(fields.keys() - FIELDS))}")
+        _known(fields)
         told = {name: value for name, value in fields.items() if value is not None}
         told.setdefault("ts", time.time())
         if "event_id" not in told:
@@ -144,8 +143,7 @@ class Producer:
         """
         if source not in ANSWERS:
             raise ValueError(f"{source}: answers are known of {', '.join(ANSWERS)}")
-        if not fields.keys() <= FIELDS:
-            raise ValueError(f"no fields of a usage event: {', '.join(sorted(fields.keys() - FIELDS))}")
+        _known(fields)
         try:
             body = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
             who = Who(tenant=tenant, key_id=key_id, model=fields.get("model"))
@@ -239,9 +237,11 @@ class Producer:
                 tenant, line = self._queue[0]
                 self._link.send(tenant, line, partial(self._heard, A_CALL + len(tenant) + len(line)))
                 self._queue.popleft()
-            self._reasons.pop("away", None)
+            with self._lock:
+                self._reasons.pop("away", None)
         except Exception as error:  # whatever it is, it must not end the thread: it is said, and tried again
-            self._reasons["away"] = str(error) or type(error).__name__
+            with self._lock:
+                self._reasons["away"] = str(error) or type(error).__name__
             self._try_at = time.monotonic() + AGAIN_S
 
     def _heard(self, size: int, failure: str) -> None:
@@ -263,7 +263,8 @@ class Producer:
         if not news or (time.monotonic() < self._say_at and not last):
             return
         self._said, self._say_at = told, time.monotonic() + SAID_EVERY_S
-        why = "; ".join(f"{name}: {reason}" for name, reason in self._reasons.items())
+        with self._lock:
+            why = "; ".join(f"{name}: {reason}" for name, reason in self._reasons.items())
         log.warning(
             "of %d calls recorded, refused %d, dropped %d, failed %d, %s %d%s",
             account.recorded,
@@ -274,6 +275,11 @@ class Producer:
             account.waiting,
             f" ({why})" if why else "",
         )
+
+
+def _known(fields: Mapping[str, Any]) -> None:
+    if not fields.keys() <= FIELDS:
+        raise ValueError(f"no fields of a usage event: {', '.join(sorted(fields.keys() - FIELDS))}")
 
 
 class Connection:
