@@ -11,7 +11,8 @@ from importlib.metadata import version
 import msgspec
 
 from bench.calls import STEP, calls
-from schemas.decode import Call, Decoder, split
+from schemas.call import Call
+from schemas.decode import Decoder, split
 from stream.assembly import Assembly
 
 CALLS, KEYS, PER_SECOND, ROUNDS = 1_000_000, 100_000, 50_000, 3

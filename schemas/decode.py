@@ -1,23 +1,22 @@
-"""Bytes -> Batch: the scanner decides what it can, msgspec the rest, pydantic names why a line was refused."""
+"""Bytes -> Batch: the scanner decides what it can, `schemas.call` the rest."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import msgspec
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from schemas.batch import ABSENT, I32, RESPONSE_CACHE, SERVICE_TIERS, Batch, Lines
+from schemas.call import Refused, convert, json_of
 from schemas.quarantine import Quarantined, fingerprint
 from schemas.scan import COUNTS, ENUMS, FIELDS, IDS, MAX_LINE, MOST, NAMES, NUMBERS, P2, P3, UNITS, WRITE, WRITE_1H, scan
 from schemas.snapshot import BadCheckpoint, Snapshot, array, joined, number, of_numbers, of_texts, part, texts
-from schemas.usage import MAX_COUNT, SHOWN, UsageEvent, bounds, check_parts
+from schemas.usage import MAX_COUNT, SHOWN
 from schemas.vocabulary import BoundedVocabulary, FirstModels, Vocabulary
 
 SAMPLE = 1_000
@@ -34,35 +33,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _VERSION = re.compile(r"@|-[0-9]{2,}(?:-|\Z)|\Z")
 
 
-def _type(name: str) -> Any:
-    bound = bounds(name)
-    if "enum" in bound:
-        return Literal[tuple(bound["enum"])]
-    if bound["type"] == "string":
-        meta = {"min_length": bound.get("minLength"), "max_length": bound["maxLength"], "pattern": bound.get("pattern")}
-        return Annotated[str, msgspec.Meta(**meta)]
-    number = int if bound["type"] == "integer" else float
-    return Annotated[number, msgspec.Meta(ge=bound["minimum"], le=bound["maximum"])]
-
-
-Call = msgspec.defstruct(
-    "Call",
-    [
-        (name, _type(name)) if field.is_required() else (name, _type(name) | None, None)
-        for name, field in UsageEvent.model_fields.items()
-    ],
-    namespace={"__post_init__": check_parts},
-)
 _KNOWN = frozenset(FIELDS)
-
-
-class Refused(Exception):
-    """A line is no usage event: `reason`, and the `field` it is about."""
-
-    def __init__(self, reason: str, field: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.field = field
 
 
 def parse(line: bytes) -> dict[str, Any]:
@@ -73,36 +44,6 @@ def parse(line: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Refused("not a JSON object")
     return value
-
-
-def json_of(text: bytes) -> Any:
-    """The JSON value of a text, however long. Raises Refused with a reason that never holds a value."""
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(f"not JSON: {_without_values(error)}") from error
-
-
-def convert(event: dict[str, Any]) -> Any:
-    """The call that an object describes. Raises Refused with pydantic's reason, which never holds a value."""
-    try:
-        return msgspec.convert(event, Call, strict=True)
-    except (msgspec.ValidationError, OverflowError) as refusal:
-        raise why_refused(event) from refusal
-
-
-def why_refused(event: dict[str, Any]) -> Refused:
-    """Pydantic's word on an object that msgspec refused."""
-    try:
-        UsageEvent.model_validate(event)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        return Refused(first["msg"], ".".join(str(part) for part in first["loc"]))
-    raise AssertionError("msgspec refused what the contract accepts")
-
-
-def _without_values(error: Exception) -> str:
-    return str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
 
 
 class Decoder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -101,6 +102,7 @@ def check_parts(call: Any) -> None:
         raise ValueError("reasoning_tokens or audio_output_tokens exceed output_tokens")
 
 
+@cache
 def schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a usage event."""
     return UsageEvent.model_json_schema()

@@ -14,12 +14,13 @@ from schemas.prices import Entry
 from schemas.pulse import Pulse
 from schemas.signals import Signal, identity
 from schemas.snapshot import Snapshot, joined, part
+from stream.columns import MOST_KEYS
 from stream.dedupe import NEWEST_IDS, SeenIds
 from stream.grace import RULE
 from stream.pipeline import Pipeline
 from stream.pricing import PriceBook
 from stream.responder import Responder
-from stream.rows import MOST_KEYS, Rows
+from stream.rows import Rows
 
 AFTER_END: Ms = 15 * 60_000
 """How far the clock moves on when a file has ended."""

@@ -13,6 +13,8 @@ from schemas.snapshot import BadCheckpoint, Snapshot, array
 
 AT_ONCE = 64
 """A kernel looks at the rows of so many calls before it writes the first, so that they come from memory together."""
+MOST_KEYS = 250_000
+"""So many a partition keeps; `stream.rows` says which."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from kafka.partitioner.default import murmur2
 
 from schemas.scan import MAX_LINE
 from stream.mend import grant
-from stream.reach import PATIENCE_MS, Unreachable, admin, brief
+from stream.reach import PATIENCE_MS, Unreachable, admin, brief, hang_up
 from stream.settings import KafkaSettings
 from stream.topics import DENIED, UNKNOWN
 
@@ -171,10 +171,10 @@ class Emitter:
             self._hear(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
-        if self._report.unknown:  # close() alone would wait for them, and raise
-            self._kafka._sender.force_close()
-            self._kafka._sender.join(GIVES_UP_WITHIN_S)
-        self._kafka.close(timeout=GIVES_UP_WITHIN_S)
+        if self._report.unknown:
+            hang_up(self._kafka, GIVES_UP_WITHIN_S)
+        else:
+            self._kafka.close(timeout=GIVES_UP_WITHIN_S)
 
     def _hear(self, seconds: float) -> None:
         """What became of the oldest line in the air."""

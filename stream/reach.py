@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
@@ -46,15 +47,28 @@ def brief(error: Exception) -> str:
 
 def obstacle(settings: KafkaSettings) -> str:
     """Why no bootstrap server lets us in, found by knocking at them without kafka-python."""
+    server, closed = knock(settings)
+    return f"{server} accepts connections, {_not_let_in(settings)}" if server else closed
+
+
+def knock(settings: KafkaSettings) -> tuple[str, str]:
+    """The first bootstrap server that accepts a connection, or "" and why none does."""
     client = settings.client()
     tls: ssl.SSLContext | None = client.get("ssl_context")
     closed = []
     for server in client["bootstrap_servers"][:PROBED]:
         reason = _closed(server, tls)
         if reason is None:
-            return f"{server} accepts connections, {_not_let_in(settings)}"
+            return server, ""
         closed.append(f"{server}: {reason}")
-    return "; ".join(closed)
+    return "", "; ".join(closed)
+
+
+def hang_up(kafka: KafkaProducer, within_s: float) -> None:
+    """Closes a producer now; whoever still waits for an answer is told that there is none. close() alone would wait."""
+    kafka._sender.force_close()
+    kafka._sender.join(within_s)
+    kafka.close(timeout=within_s)
 
 
 def _closed(server: str, tls: ssl.SSLContext | None) -> str | None:

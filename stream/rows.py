@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from detectors.kernels import YOUNG
 from schemas.batch import I32, I64, Batch, Ms
 from schemas.snapshot import BadCheckpoint, Snapshot, number, of_numbers, records
-from stream.columns import enlarged
+from stream.columns import MOST_KEYS, enlarged
 from stream.windows import HOUR
 
-MOST_KEYS = 250_000
 HARD = 2
 """A new key finds no room where so many times the most are known."""
 LEAVES = 16

@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as Unparsed
 
 from schemas.policy import Policy
-from stream.rows import MOST_KEYS
+from stream.columns import MOST_KEYS
 
 
 class SettingsError(ValueError):

@@ -24,11 +24,11 @@ from schemas.rollup import USAGE
 from schemas.signals import SIGNAL, Signal
 from stream import metrics
 from stream.checkpoint import Checkpoint, pack
+from stream.columns import MOST_KEYS
 from stream.partition import Away, Fenced, Group, Names, Partition, SharedBuffer, Topics, load
 from stream.pipeline import Output
 from stream.records import Fetched
 from stream.responder import STALE
-from stream.rows import MOST_KEYS
 
 log = structlog.get_logger()
 BEHIND_BROKER: Ms = 2_000

@@ -14,7 +14,8 @@ from schemas.adapters.reading import Reading
 from schemas.adapters.sources import usage_events
 from schemas.adapters.who import SOURCES
 from schemas.batch import Batch
-from schemas.decode import Decoder, convert, parse, split
+from schemas.call import convert
+from schemas.decode import Decoder, parse, split
 from schemas.scan import FIELDS, MAX_LINE
 from schemas.usage import UsageEvent
 from stream.intake import Source

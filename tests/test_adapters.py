@@ -19,7 +19,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from schemas.adapters.reading import PROVIDERS, Reading, items
 from schemas.adapters.sources import usage_events
 from schemas.adapters.who import BOUND, SOURCES, SourceName, Sources
-from schemas.decode import Decoder, Refused, convert, parse, split
+from schemas.call import Refused, convert
+from schemas.decode import Decoder, parse, split
 from schemas.documents import DocumentError, parse_document
 from stream.pricing import PriceBook
 from tests.foreign import (

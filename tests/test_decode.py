@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schemas.batch import ABSENT, RESPONSE_CACHE, U64
-from schemas.decode import Decoder, Refused, convert, parse, split
+from schemas.call import Refused, convert
+from schemas.decode import Decoder, parse, split
 from schemas.scan import FIELDS, MAX_LINE, _perfect_hash, xxh64
 from schemas.usage import UsageEvent, bounds, schema
 from schemas.vocabulary import Vocabulary

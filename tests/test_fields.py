@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from prometheus_client import generate_latest
 
-from schemas.decode import Refused, _Columns, convert, parse, split
+from schemas.call import Refused, convert
+from schemas.decode import _Columns, parse, split
 from schemas.scan import FIELDS, scan
 from schemas.usage import MAX_COUNT, UsageEvent, bounds
 from stream import metrics

@@ -13,9 +13,9 @@ from bench.nab import OFF, PROFILES, Outcome, Rows, Series, Window, detected, ma
 from detectors import mix
 from schemas.signals import identity
 from stream.assembly import Assembly, pane_detectors
+from stream.columns import MOST_KEYS
 from stream.grace import RULE
 from stream.pricing import PriceBook
-from stream.rows import MOST_KEYS
 
 STEP = 300
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)

@@ -11,7 +11,7 @@ from schemas.adapters import spans
 from schemas.adapters.reading import Item, NoCall, Reading, at, bounded, items, listed, moment, text
 from schemas.adapters.spans import KNOWN, OTHER, Span
 from schemas.adapters.who import Who
-from schemas.decode import Refused
+from schemas.call import Refused
 
 CALLS = {"llm.call": "chat", "embedding": "embeddings", "speech": "speech", "transcription": "transcription"}
 """The kinds of span that are calls; all others are about them."""

@@ -25,7 +25,7 @@ from schemas.adapters.reading import (
     whose,
 )
 from schemas.adapters.who import Who
-from schemas.decode import Refused, json_of
+from schemas.call import Refused, json_of
 from schemas.usage import UsageEvent
 
 OURS = {"event_id", "ts", "tenant", "key_id", "origin_tenant", "arrival_ts"}

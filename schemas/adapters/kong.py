@@ -25,7 +25,7 @@ from schemas.adapters.reading import (
     whose,
 )
 from schemas.adapters.who import Who
-from schemas.decode import Refused
+from schemas.call import Refused
 
 PLUGIN: Names = {
     "input_tokens": ("usage.prompt_tokens", "usage.prompt_token"),

@@ -17,7 +17,7 @@ from schemas.adapters import spans
 from schemas.adapters.reading import LONGEST_TEXT, Item, NoCall, Reading, at, bounded, camel, count, items, listed, text
 from schemas.adapters.spans import KNOWN, Span
 from schemas.adapters.who import Who
-from schemas.decode import Refused
+from schemas.call import Refused
 
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 _FAILED = (2, "STATUS_CODE_ERROR")

@@ -35,8 +35,8 @@ from schemas.adapters.reading import (
     whole,
     whose,
 )
-from schemas.adapters.who import Who
-from schemas.decode import Refused
+from schemas.adapters.who import SourceName, Who
+from schemas.call import Refused
 
 OPENAI: Names = {
     "input_tokens": ("usage.prompt_tokens", "usage.input_tokens"),
@@ -349,6 +349,14 @@ def _lines(body: bytes) -> bytes:
         return body
     data = (line.removeprefix(b"data:").strip() for line in body.splitlines() if line.startswith(b"data:"))
     return b"\n".join(line for line in data if line != b"[DONE]")
+
+
+ANSWERS: dict[SourceName, Callable[[bytes, Who, float], Reading]] = {
+    "openai": reader(openai_answers, openai),
+    "anthropic": reader(anthropic_answers, anthropic),
+    "gemini": reader(gemini_answers, gemini, "usageMetadata.totalTokenCount"),
+    "bedrock": reader(bedrock_answers, bedrock, "usage.totalTokens"),
+}
 
 
 def _with(fresh: int | None, found: Event) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from schemas.adapters.who import Who
-from schemas.decode import Refused, convert, json_of
+from schemas.call import Refused, convert, json_of
 from schemas.usage import LATEST_S, SHOWN, UsageEvent, bounds
 
 T = TypeVar("T")

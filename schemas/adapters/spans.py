@@ -25,7 +25,7 @@ from schemas.adapters.reading import (
     whose,
 )
 from schemas.adapters.who import Who
-from schemas.decode import Refused
+from schemas.call import Refused
 
 _USAGE, _TOKENS, _VERCEL = "gen_ai.usage", "llm.token_count", "ai.usage"
 NAMES: Names = {

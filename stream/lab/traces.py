@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from schemas.batch import ABSENT, F64, RESPONSE_CACHE, SERVICE_TIERS
-from schemas.decode import Call
+from schemas.call import Call
 from stream.lab.calls import OPERATIONS, TOKENS, Address, Calls, Rows, Words, blank
 from stream.lab.population import BIN_S, DAY_S, Background, Key, arrivals, between, dress, make_keys, working
 from stream.sources import BrokenFile, opened
