@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import http.client
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from stream.partition import Away
 from stream.passing import Outgoing
 from stream.serving import listener, server
 from stream.settings import IntakeSettings, KafkaSettings
+from stream.tokens import Holders
 
 TOKEN, ACME_TOKEN, TRUSTED_TOKEN = "of-everyone", "of-acme", "of-a-trusted-one"
 KAFKA = KafkaSettings(bootstrap="127.0.0.1:1")
@@ -97,13 +99,19 @@ class Listening:
 
 
 @contextmanager
-def intake(sources: Sources | None = None, body_limit: int = 1 << 20, buffer: int = 4 << 20) -> Iterator[Listening]:
-    """An intake with PRODUCERS."""
+def intake(
+    sources: Sources | None = None,
+    body_limit: int = 1 << 20,
+    buffer: int = 4 << 20,
+    producers: Holders | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> Iterator[Listening]:
+    """An intake, with PRODUCERS if no others are given."""
     kafka = MemoryKafka()
     inside = Intake(kafka, KAFKA, sources or Sources({}), body_limit)
-    app = intake_app(inside, Producers.model_validate(PRODUCERS), body_limit, buffer)
+    app = intake_app(inside, producers or Producers.model_validate(PRODUCERS), body_limit, buffer)
     socket = listener(IntakeSettings(port=0))
-    serving = server(app, None)
+    serving = server(app, tls)
     thread = threading.Thread(target=serving.run, args=([socket],))
     thread.start()
     while not serving.started:
