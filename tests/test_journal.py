@@ -10,7 +10,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -37,7 +36,7 @@ from stream.settings import Settings
 from stream.sources import BrokenFile
 from tests.foreign import body
 from tests.intakes import PRODUCERS, Answered, Listening, MemoryKafka
-from tests.test_resume import spent, totals, used
+from tests.test_resume import COMMAND, spent, totals, used
 from tests.test_run import BURN_AT, PRICES, burnguard, event, history
 from tests.workers import eventually
 
@@ -74,8 +73,7 @@ def folder(tmp_path: Path) -> Path:
 def running(folder: Path, *more: str, ledger: Path | None = None, **environment: str) -> Iterator[Running]:
     output = folder / f"said-{time.monotonic_ns()}"
     files = ["--tokens", str(folder / "tokens.json"), "--prices", str(folder / "prices.json")]
-    command = [sys.executable, "-c", "from stream.cli import main; main()", "run", *files, *more]
-    command += ["--ledger", str(ledger or folder / "l.sqlite")]
+    command = [*COMMAND, *files, *more, "--ledger", str(ledger or folder / "l.sqlite")]
     with output.open("wb") as out:
         process = subprocess.Popen(
             command, stdout=out, stderr=out, env=os.environ | {"BURNGUARD_INTAKE_PORT": "0"} | environment
@@ -228,9 +226,10 @@ def test_a_full_disk_is_said_and_answered_and_gone_on_from(folder: Path, whole: 
 
 def test_a_second_run_on_the_same_journal_is_refused(folder: Path) -> None:
     with running(folder) as run:
-        tokens = str(folder / "tokens.json")
-        second = burnguard("run", "--tokens", tokens, "--ledger", folder / "l.sqlite", BURNGUARD_INTAKE_PORT="0")
-        assert (second.exit_code, "another burnguard run writes this journal" in second.output) == (1, True)
+        command = [*COMMAND, "--tokens", str(folder / "tokens.json"), "--ledger", str(folder / "l.sqlite")]
+        environment = os.environ | {"BURNGUARD_INTAKE_PORT": "0"}
+        second = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert (second.returncode, "another burnguard run writes this journal" in second.stderr) == (1, True)
         assert send(run.intake, now_events([1])).status == 200
 
 

@@ -14,13 +14,15 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from schemas.adapters import spans
-from schemas.adapters.reading import LONGEST_TEXT, Item, Reading, at, bounded, count, items, listed, text
+from schemas.adapters.reading import LONGEST_TEXT, Item, Reading, at, bounded, camel, count, items, listed, text
 from schemas.adapters.spans import KNOWN, Span
 from schemas.adapters.who import Who
 from schemas.decode import Refused
 
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 _FAILED = (2, "STATUS_CODE_ERROR")
+_DEPTH = 10
+"""Of an attribute's value in a request."""
 _KINDS = ("stringValue", "intValue", "doubleValue", "boolValue")
 
 
@@ -67,11 +69,13 @@ def _of_json(document: Item | Refused, wanted: _Wanted) -> Iterator[Span | Refus
     try:
         if isinstance(document, Refused):
             raise document
+        if "resource_spans" in document:
+            document = camel(document, _DEPTH)
         if not listed(document, "resourceSpans"):
             raise Refused("no resourceSpans", "resourceSpans")
         for group in listed(document, "resourceSpans"):
             resource = wanted.kept("resource", _pairs(group, "resource.attributes"))
-            for scope in listed(group, "scopeSpans"):
+            for scope in listed(group, "scopeSpans") or listed(group, "instrumentationLibrarySpans"):
                 for span in listed(scope, "spans"):
                     yield _json_span(span, resource, wanted)
     except Refused as refused:
