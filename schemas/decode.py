@@ -29,6 +29,8 @@ MOST_MODELS, MOST_FEATURES, MOST_OPERATIONS = 5_000, 1_000, 100
 """Of a partition; who comes later is "other"."""
 NOBODY: I32 = np.empty(0, np.int32)
 _SHOWN = re.compile(SHOWN)
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+"""A name that is shown; what else stands where a name does may be somebody's text."""
 _VERSION = re.compile(r"@|-[0-9]{2,}(?:-|\Z)|\Z")
 
 
@@ -223,7 +225,7 @@ class Decoder:
 
     def _count_unknown(self, event: dict[str, Any]) -> None:
         for name in event:
-            short = name[:LONGEST_NAME]
+            short = name[:LONGEST_NAME] if _NAME.fullmatch(name) else "other"
             if name not in _KNOWN and (short in self.unknown_names or len(self.unknown_names) < MOST_NAMES):
                 self.unknown_names[short] += 1
 

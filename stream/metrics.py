@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +10,7 @@ from typing import Protocol
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from schemas.batch import NANO, Ms
+from schemas.decode import MOST_NAMES
 from schemas.signals import Signal
 
 HEAD = """# Metrics of a worker
@@ -37,6 +39,11 @@ UNMETERED = Counter("burnguard_unmetered", "Calls of a tenant, feature and model
 FORGOTTEN_SESSION = Counter("burnguard_forgotten_session", "Sessions that left their partition's table for newer ones")
 USD = Counter("burnguard_usd", "Dollars that the folded calls cost")
 QUARANTINED = Counter("burnguard_quarantined", "Lines refused and written to the quarantine topic")
+UNKNOWN_FIELDS = Gauge(
+    "burnguard_unknown_fields",
+    "Fields that are none of ours, by name: of refused calls, and of one in 1,000 others",
+    ["name"],
+)
 SKIPPED = Counter("burnguard_skipped", "Records fetched again that were folded before; grows only after a rebalance")
 OFFSET_GAP = Counter("burnguard_offset_gap", "Records deleted by retention before they were read")
 SIGNALS = Counter("burnguard_signals", "Signals said", ["kind", "phase"])
@@ -106,6 +113,8 @@ class Standing(Protocol):
     def checkpointed_at(self) -> float: ...
     @property
     def changed(self) -> bool: ...
+    @property
+    def unknown_names(self) -> Counts[str]: ...
 
 
 def folded(before: Mapping[str, int], after: Mapping[str, int], refused: int, again: int) -> None:
@@ -139,6 +148,9 @@ def standing(lags: Mapping[int, int], partitions: Collection[Standing], clock_ag
     LAG.clear()
     for number, lag in lags.items():
         LAG.labels(str(number)).set(lag)
+    UNKNOWN_FIELDS.clear()
+    for name, count in sum((p.unknown_names for p in partitions), Counts[str]()).most_common(MOST_NAMES):
+        UNKNOWN_FIELDS.labels(name).set(count)
     CLOCK_AGE.set(clock_age / 1000)
     UNCOMMITTED.set(sum(p.next - p.committed for p in partitions))
     POINTER_AGE.set(max((now - p.checkpointed_at for p in partitions if p.changed), default=0.0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
@@ -128,6 +128,11 @@ class Partition:
     def changed(self) -> bool:
         """Whether it holds anything that its committed checkpoint does not."""
         return self.changes > self.kept_changes
+
+    @property
+    def unknown_names(self) -> Counter[str]:
+        """Fields that were none of ours, and how often."""
+        return self.assembly.decoder.unknown_names
 
     def fold(self, fetched: Sequence[Fetched]) -> tuple[Output, list[Quarantined], int]:
         """What came of the calls, the refused lines, and how many rows were passed over as folded before."""

@@ -295,6 +295,8 @@ class Run:
             f"summary    {live['unique']} calls, {usd(live['usd'])} spent; {live['duplicate']} duplicates,"
             f" {live['late']} late, {live['skewed']} ahead of the clock, {self._quarantine.kept} lines quarantined"
         )
+        if unknown := self._assembly.decoder.unknown_names:
+            self._say(f"fields     none of ours, dropped: {', '.join(name for name, _ in unknown.most_common(10))}")
         if live["evicted"] or live["other_key"]:
             self._say(
                 f"keys       {live['evicted']} forgotten, {live['other_key']} calls of others for which there was no room"

@@ -19,6 +19,8 @@ from examples.receiver.receiver import Receiver
 from tests.postgres import NoPostgres, Postgres
 from tests.story import Story
 
+collect_ignore = ["fuzz.py"]
+"""A program: it turns the compiler of kernels off."""
 SECRET = "whsec_" + "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
 
 

@@ -62,7 +62,8 @@ events = st.fixed_dictionaries(
 
 def kept(name: str | None) -> str:
     """A feature or operation as it is kept."""
-    odd = name and (len(name.encode()) > 256 or not name.isprintable() or name != name.strip("\u202e"))
+    unseen = [*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+    odd = name and (len(name.encode()) > 256 or not set(map(ord, name)).isdisjoint(unseen))
     return "other" if odd else name or ""
 
 
@@ -95,8 +96,9 @@ def another(asked: str, model: str) -> bool:
 def all_three_agree_on(line: bytes) -> None:
     try:
         truth: UsageEvent | None = UsageEvent.model_validate(msgspec.json.decode(line))
-    except (ValidationError, msgspec.DecodeError):
+    except (ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         truth = None
+    truth = truth if len(line) <= MAX_LINE else None
     try:
         twin = convert(parse(line))
     except Refused as error:

@@ -14,7 +14,7 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from schemas.adapters import spans
-from schemas.adapters.reading import LONGEST_TEXT, Item, Reading, at, bounded, camel, count, items, listed, text
+from schemas.adapters.reading import LONGEST_TEXT, Item, NoCall, Reading, at, bounded, camel, count, items, listed, text
 from schemas.adapters.spans import KNOWN, Span
 from schemas.adapters.who import Who
 from schemas.decode import Refused
@@ -24,6 +24,8 @@ _FAILED = (2, "STATUS_CODE_ERROR")
 _DEPTH = 10
 """Of an attribute's value in a request."""
 _KINDS = ("stringValue", "intValue", "doubleValue", "boolValue")
+EMPTY = "no spans"
+"""What a group without any is: a part as a span is, so that nobody can send more of them than of spans."""
 
 
 def calls(body: bytes, who: Who, now: float) -> Reading:
@@ -65,7 +67,7 @@ class _Wanted:
         return {name: value[:LONGEST_TEXT] if isinstance(value, str) else value for name, value in told}
 
 
-def _of_json(document: Item | Refused, wanted: _Wanted) -> Iterator[Span | Refused]:
+def _of_json(document: Item | Refused, wanted: _Wanted) -> Iterator[Span | Refused | NoCall]:
     try:
         if isinstance(document, Refused):
             raise document
@@ -75,8 +77,14 @@ def _of_json(document: Item | Refused, wanted: _Wanted) -> Iterator[Span | Refus
             raise Refused("no resourceSpans", "resourceSpans")
         for group in listed(document, "resourceSpans"):
             resource = wanted.kept("resource", _pairs(group, "resource.attributes"))
-            for scope in listed(group, "scopeSpans") or listed(group, "instrumentationLibrarySpans"):
-                for span in listed(scope, "spans"):
+            scopes = listed(group, "scopeSpans") or listed(group, "instrumentationLibrarySpans")
+            if not scopes:
+                yield NoCall(EMPTY)
+            for scope in scopes:
+                told = listed(scope, "spans")
+                if not told:
+                    yield NoCall(EMPTY)
+                for span in told:
                     yield _json_span(span, resource, wanted)
     except Refused as refused:
         yield refused
@@ -124,10 +132,14 @@ def _id(raw: bytes) -> str:
     return raw.hex() if any(raw) else ""
 
 
-def _of_protobuf(request: ExportTraceServiceRequest, wanted: _Wanted) -> Iterator[Span]:
+def _of_protobuf(request: ExportTraceServiceRequest, wanted: _Wanted) -> Iterator[Span | NoCall]:
     for group in request.resource_spans:
         resource = wanted.kept("resource", map(_pair, group.resource.attributes))
+        if not group.scope_spans:
+            yield NoCall(EMPTY)
         for scope in group.scope_spans:
+            if not scope.spans:
+                yield NoCall(EMPTY)
             for span in scope.spans:
                 yield wanted.span(
                     map(_pair, span.attributes),
