@@ -68,6 +68,8 @@ What = Literal[
     "released",
     "paused",
     "resumed",
+    "disk_failing",
+    "disk_well",
 ]
 
 

@@ -24,13 +24,17 @@ class CheckpointFile:
         blob = bytes(compress(packed))
         pointer = Pointer.to([blob], generation=0, number=self._number, first=0)
         fresh = self.path.with_name(f"{self.path.name}.new")
-        with fresh.open("wb") as file:
-            file.write(pointer.to_metadata().encode() + b"\n")
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with fresh.open("wb") as file:
+                file.write(pointer.to_metadata().encode() + b"\n")
+                file.write(blob)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            fresh.unlink(missing_ok=True)  # a disk that is full has better use for its bytes
+            raise
         fresh.replace(self.path)
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
 
     def read(self, buffer: Buffer) -> Checkpoint | None:
         """The checkpoint, None where there is none. Its arrays lie in `buffer`. Raises BadCheckpoint."""
@@ -53,7 +57,7 @@ class CheckpointFile:
         return there
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """A new name in a folder is safe when the folder is."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -29,6 +29,9 @@ from stream.cli_options import (
     policy_option,
     prices_of,
     prices_option,
+    sources_of,
+    sources_option,
+    tokens_option,
 )
 from stream.cli_usage import usage
 from stream.documents import recommended
@@ -39,9 +42,10 @@ from stream.logs import configure
 from stream.problems import refusals
 from stream.reach import Unreachable
 from stream.responder import pull_switch
-from stream.run import Run
-from stream.settings import KafkaSettings, Settings, SettingsError, WorkerSettings
+from stream.run import Run, Serve
+from stream.settings import IntakeSettings, KafkaSettings, Settings, SettingsError, WorkerSettings
 from stream.sources import BrokenFile
+from stream.tokens import Tokens
 from stream.topics import look
 
 MISTAKES = (SettingsError, DocumentError, Unreachable, BadCheckpoint, BadLedger, Busy, Deposed, BrokenFile, OSError)
@@ -87,21 +91,49 @@ main.add_command(intake)
 
 
 @main.command()
-@click.argument("source", type=click.Path(exists=True, dir_okay=False, allow_dash=True), default="-")
+@click.argument("source", type=click.Path(exists=True, dir_okay=False, allow_dash=True), required=False)
+@tokens_option
+@sources_option
 @click.option("--history", type=FILE, help="Read this NDJSON file first, for baselines; nothing in it is acted on.")
 @prices_option
 @directory_option
 @policy_option
 @ledger_option
 def run(
-    source: str, history: Path | None, prices: Path | None, directory: Path | None, policy: Path | None, ledger: str
+    source: str | None,
+    tokens: Path | None,
+    sources: Path | None,
+    history: Path | None,
+    prices: Path | None,
+    directory: Path | None,
+    policy: Path | None,
+    ledger: str,
 ) -> None:
-    """Follow usage events from SOURCE, an NDJSON file (.gz too) or - for standard input."""
-    if source == "-" and sys.stdin is None:
+    """Follow usage events from SOURCE, an NDJSON file (.gz too) or - for standard input (the default).
+
+    With --tokens instead it listens, as `burnguard intake` does: what it takes is in a journal beside the ledger before it
+    is answered.
+    """
+    if tokens is not None and source is not None:
+        raise click.UsageError("either SOURCE, or --tokens FILE, to listen")
+    if sources is not None and tokens is None:
+        raise click.UsageError("--sources is for --tokens FILE, to listen")
+    if tokens is None and source in (None, "-") and sys.stdin is None:
         raise click.ClickException("standard input is closed: name a file, or pipe usage events in")
+    serve = None if tokens is None else _intake(tokens, sources)
     running = Run(policy_of(policy), directory_of(directory), prices_of(prices), Settings(), ledger, click.echo)
-    running.begin(source, history)
-    asyncio.run(_until_stopped(running, source))
+    if serve is not None:
+        running.begin_journal(history)
+    else:
+        running.begin(source or "-", history)
+    asyncio.run(_until_stopped(running, source or "-", serve))
+
+
+def _intake(tokens: Path, sources: Path | None) -> Serve:
+    from stream.serving import take_in  # FastAPI and protobuf are slow to import, and `stop` must be fast
+
+    configure()
+    return take_in(IntakeSettings(), Tokens(tokens), sources_of(sources), click.echo)
 
 
 @main.command()
@@ -177,10 +209,10 @@ def stop(release: bool, ledger: str) -> None:
         click.echo(asyncio.run(said))
 
 
-async def _until_stopped(running: Run, source: str) -> None:
+async def _until_stopped(running: Run, source: str, serve: Serve | None) -> None:
     """Follow until the source ends, or SIGTERM or Ctrl-C say so. Raises KeyboardInterrupt at a second Ctrl-C, at once."""
     loop = asyncio.get_running_loop()
-    going = asyncio.create_task(running.go(source))
+    going = asyncio.create_task(running.go(source, serve))
 
     def told() -> None:
         loop.add_signal_handler(signal.SIGINT, going.cancel)

@@ -10,9 +10,8 @@ import click
 import msgspec
 
 from schemas.adapters.reading import Reading
-from schemas.adapters.who import SOURCES, SourceName, Sources
-from stream.cli_options import FILE
-from stream.documents import read_document
+from schemas.adapters.who import SOURCES, SourceName
+from stream.cli_options import sources_of, sources_option
 from stream.duty import wall
 from stream.sources import opened
 
@@ -24,7 +23,7 @@ MAX_BYTES = 256 << 20
 @click.option("--tenant", help="Stands in where the source names none.")
 @click.option("--key-id", help="Stands in where the source names none.")
 @click.option("--model", help="Stands in where the source names none.")
-@click.option("--sources", type=FILE, help="Which fields of a source give tenant and key (YAML or JSON).")
+@sources_option
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 def convert(
     source: SourceName, tenant: str | None, key_id: str | None, model: str | None, sources: Path | None, file: Path
@@ -36,7 +35,7 @@ def convert(
     """
     from schemas.adapters.sources import usage_events  # protobuf is slow to import, and `stop` must be fast
 
-    known = Sources({}) if sources is None else read_document(sources, Sources)
+    known = sources_of(sources)
     try:
         who = known.of(source, tenant, key_id, model)
     except ValueError as error:

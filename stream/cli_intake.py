@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from schemas.adapters.who import SOURCES, Sources
-from schemas.producers import Producers
+from schemas.adapters.who import SOURCES
 from stream.cli_kafka import mistakes_said
-from stream.cli_options import FILE
-from stream.documents import read_document
+from stream.cli_options import sources_of, sources_option, tokens_option
 from stream.logs import configure
 from stream.problems import hindrances
 from stream.settings import IntakeSettings, KafkaSettings
+from stream.tokens import Tokens
 from stream.topics import look, settings_of, unreadable
 
 if TYPE_CHECKING:
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--tokens", type=FILE, help="Who may send over HTTP: names and hashes of tokens (YAML or JSON).")
-@click.option("--sources", type=FILE, help="Which fields of a source give tenant and key (YAML or JSON).")
+@tokens_option
+@sources_option
 @click.option("--from-topic", "topic", help="Read this topic instead of listening for calls.")
 @click.option("--as", "source", type=click.Choice(("native", *SOURCES)), help="What writes that topic.")
 def intake(tokens: Path | None, sources: Path | None, topic: str | None, source: Source | None) -> None:
@@ -38,9 +37,9 @@ def intake(tokens: Path | None, sources: Path | None, topic: str | None, source:
     configure()
     with mistakes_said():
         kafka, settings = KafkaSettings(), IntakeSettings()
-        known = Sources({}) if sources is None else read_document(sources, Sources)
+        known = sources_of(sources)
         if tokens is not None and topic is None and source is None:
-            producers = read_document(tokens, Producers)
+            producers = Tokens(tokens)
             _check(kafka)
             asyncio.run(take_requests(kafka, settings, producers, known))
         elif tokens is None and topic is not None and source is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from schemas.adapters.who import Sources
 from schemas.directory import Directory
 from schemas.policy import Policy
 from schemas.prices import Entry, PriceList, SelfHosted
@@ -21,6 +22,12 @@ ledger_option = click.option(
     envvar="BURNGUARD_LEDGER",
     help="Where incidents, orders, receipts and usage are kept: a file, or postgresql://user@host/database.",
 )
+tokens_option = click.option(
+    "--tokens",
+    type=FILE,
+    help="Who may send over HTTP: names and hashes of tokens (YAML or JSON); it is read again when it changes.",
+)
+sources_option = click.option("--sources", type=FILE, help="Which fields of a source give tenant and key (YAML or JSON).")
 policy_option = click.option("--policy", type=FILE, help="What to do about incidents (YAML); else the recommended policy.")
 
 
@@ -39,3 +46,7 @@ def prices_of(path: Path | None) -> list[Entry]:
         if isinstance(entry, SelfHosted) and entry.self_hosted is None:
             click.echo(f"{path}: {entry.model} is self-hosted and has no price: its calls cost nothing", err=True)
     return entries
+
+
+def sources_of(path: Path | None) -> Sources:
+    return Sources({}) if path is None else read_document(path, Sources)

@@ -1,4 +1,4 @@
-"""What producers send, judged and delivered: an answer only when Kafka has the calls and the rows of what was refused."""
+"""What producers send, judged and delivered: an answer only when the calls and the rows of what was refused are safe."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from schemas.producers import Producer
 from schemas.quarantine import Quarantined, fingerprint
 from stream import metrics
 from stream.partition import Away
-from stream.passing import Outgoing, Sink
-from stream.settings import KafkaSettings
+from stream.passing import Outgoing, Sink, Topics
 from stream.skew import Clocks
 
 Source = Literal["native"] | SourceName
@@ -97,9 +96,9 @@ def ends(refused: list[Refusal], most: int) -> list[Refusal]:
     return list(refused) if len(refused) <= most else [*refused[: most - 1], refused[-1]]
 
 
-def records(reading: Reading, body: bytes, origin: Origin, kafka: KafkaSettings) -> list[Outgoing]:
+def records(reading: Reading, body: bytes, origin: Origin, topics: Topics) -> list[Outgoing]:
     """The calls of a body, and a row without its bytes for every call that was refused."""
-    calls = [Outgoing(kafka.usage_topic, call["tenant"].encode(), msgspec.json.encode(call)) for call in reading.events]
+    calls = [Outgoing(topics.usage_topic, call["tenant"].encode(), msgspec.json.encode(call)) for call in reading.events]
     told = ends(reading.refused, MOST_ROWS)
     if len(told) < len(reading.refused):
         told.insert(-1, Refusal(f"and {len(reading.refused) - len(told)} more calls of this body", "", MOST_ROWS))
@@ -110,7 +109,7 @@ def records(reading: Reading, body: bytes, origin: Origin, kafka: KafkaSettings)
         )
         for each in told
     ]
-    return calls + [Outgoing(kafka.quarantine_topic, None, row.to_json()) for row in rows]
+    return calls + [Outgoing(topics.quarantine_topic, None, row.to_json()) for row in rows]
 
 
 def note_clock(clocks: Clocks, producer: str, source: Source, reading: Reading, now: float) -> None:
@@ -138,9 +137,9 @@ class Taken:
 class Intake:
     """Takes bodies one after the other in a thread of its own, so that a large one keeps nobody from being answered."""
 
-    def __init__(self, sink: Sink, kafka: KafkaSettings, sources: Sources, limit: int) -> None:
+    def __init__(self, sink: Sink, topics: Topics, sources: Sources, limit: int) -> None:
         self._sink = sink
-        self._kafka = kafka
+        self._topics = topics
         self._sources = sources
         self._limit = limit
         self._judging = ThreadPoolExecutor(1, "judging")
@@ -178,4 +177,4 @@ class Intake:
         taken = Taken(
             len(reading.events), len(reading.refused), sum(reading.passed.values()), ends(reading.refused, MOST_SHOWN)
         )
-        return taken, records(reading, whole, Origin(f"{producer.name}, {body.source}"), self._kafka)
+        return taken, records(reading, whole, Origin(f"{producer.name}, {body.source}"), self._topics)

@@ -25,12 +25,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Said
 
-from schemas.producers import Producer, Producers
+from schemas.producers import Producer
 from schemas.usage import schema
 from stream import metrics
 from stream.duty import wall
 from stream.intake import MOST_SHOWN, BadBody, Body, Intake, Source, Taken, TooLarge
 from stream.partition import Away
+from stream.tokens import Holders
 
 Foreign = Literal["litellm", "cloudevents", "kong", "bifrost", "openai", "anthropic", "gemini", "bedrock"]
 JSON, PROTOBUF, NDJSON = "application/json", "application/x-protobuf", "application/x-ndjson"
@@ -49,7 +50,7 @@ class Refused(BaseModel):
 
 
 class Answer(BaseModel):
-    """What became of a body. All counted: taken is in Kafka, refused in the quarantine, passed was no call of its own."""
+    """What became of a body. All counted: taken is safe, refused in the quarantine, passed was no call of its own."""
 
     taken: int
     refused: int
@@ -95,7 +96,7 @@ class Room:
         def hold(size: int) -> None:
             nonlocal held
             if self._held > held and self._held + size > self._limit:
-                raise Turned(429, "too much is waiting for Kafka", again=True)
+                raise Turned(429, "too much is waiting to be safe", again=True)
             self._held, held = self._held + size, held + size
             metrics.INTAKE_HELD.set(self._held)
 
@@ -111,14 +112,14 @@ class Room:
 class Door:
     """From a request to what became of it, or Turned."""
 
-    def __init__(self, intake: Intake, producers: Producers, body_limit: int, buffer: int) -> None:
+    def __init__(self, intake: Intake, producers: Holders, body_limit: int, buffer: int) -> None:
         self._intake = intake
         self._producers = producers
         self._limit = body_limit
         self._room = Room(buffer)
 
     async def take(self, source: Source, request: Request, bearer: HTTPAuthorizationCredentials | None) -> Taken:
-        """Returns when Kafka has all of it. Raises Turned."""
+        """Returns when all of it is safe. Raises Turned."""
         producer = self._producers.holder(bearer.credentials) if bearer else None
         if producer is None:
             raise Turned(401, "no such token")
@@ -152,11 +153,11 @@ class Door:
         except BadBody as error:
             raise Turned(400, str(error)) from error
         except Away as error:
-            reason = "Kafka has not acknowledged all of it: send it again, calls that are there already are dropped"
+            reason = "not all of it is safe: send it again, calls that are there already are dropped"
             raise Turned(503, reason, again=True) from error
 
 
-def intake_app(intake: Intake, producers: Producers, body_limit: int, buffer: int) -> FastAPI:
+def intake_app(intake: Intake, producers: Holders, body_limit: int, buffer: int) -> FastAPI:
     """The whole intake."""
     app = served(intake.ready)
     door = Door(intake, producers, body_limit, buffer)
@@ -224,7 +225,7 @@ def served(ready: Callable[[], bool]) -> FastAPI:
 
     @app.get(
         "/ready",
-        summary="Whether deliveries to Kafka do not fail",
+        summary="Whether deliveries do not fail",
         response_class=PlainTextResponse,
         responses={503: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "They do"}},
     )
@@ -296,7 +297,7 @@ TURNED = {
     413: "Too large, as it is or unpacked",
     415: "A content type or encoding that is not taken",
     429: "No room: send it again",
-    503: "Kafka has not acknowledged all of it: send it again",
+    503: "Not all of it is safe: send it again",
 }
 
 

@@ -26,6 +26,8 @@ MARKS = {
     "released": "RELEASED",
     "paused": "PAUSED",
     "resumed": "GOING ON",
+    "disk_failing": "DISK",
+    "disk_well": "GOING ON",
 }
 
 

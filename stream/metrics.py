@@ -22,7 +22,8 @@ How to read what is said of clocks: [producers](producers.md#settings).
 """
 INTAKE_HEAD = """# Metrics of the intake
 
-Served at `/metrics` of `burnguard intake`; `producer` is a name in the file of tokens, or the topic that is read.
+Served at `/metrics` of `burnguard intake`, and of `burnguard run --tokens`;
+`producer` is a name in the file of tokens, or the topic that is read.
 """
 AGES = (-3600.0, -300.0, -60.0, -30.0, -10.0, -5.0, -1.0, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -81,16 +82,18 @@ POINTER_AGE = Gauge("burnguard_pointer_age_seconds", "Since the oldest pointer o
 INTAKE = CollectorRegistry()
 ProcessCollector(registry=INTAKE)
 _WHOSE = ("producer", "source")
-INTAKE_CALLS = Counter("burnguard_intake_calls", "Calls that Kafka has acknowledged", _WHOSE, registry=INTAKE)
-INTAKE_REFUSED = Counter(
-    "burnguard_intake_refused", "Calls refused and written to the quarantine topic", _WHOSE, registry=INTAKE
-)
+INTAKE_CALLS = Counter("burnguard_intake_calls", "Calls that are in Kafka, or in the journal", _WHOSE, registry=INTAKE)
+INTAKE_REFUSED = Counter("burnguard_intake_refused", "Calls refused and written to the quarantine", _WHOSE, registry=INTAKE)
 INTAKE_PASSED = Counter("burnguard_intake_passed", "What was told and is no call of its own", _WHOSE, registry=INTAKE)
 INTAKE_ANSWERS = Counter("burnguard_intake_answers", "Requests answered, by HTTP status", ["status"], registry=INTAKE)
-INTAKE_AWAY = Counter("burnguard_intake_away", "Deliveries that Kafka did not acknowledge in time", registry=INTAKE)
+INTAKE_AWAY = Counter(
+    "burnguard_intake_away",
+    "Deliveries that failed: Kafka or the disk is away",
+    registry=INTAKE,
+)
 INTAKE_HELD = Gauge("burnguard_intake_held_bytes", "Bytes of bodies that are not answered yet", registry=INTAKE)
 INTAKE_DELIVERY = Histogram(
-    "burnguard_intake_delivery_seconds", "Until Kafka has acknowledged a body's calls", buckets=SECONDS, registry=INTAKE
+    "burnguard_intake_delivery_seconds", "Until a body's calls are safe", buckets=SECONDS, registry=INTAKE
 )
 INTAKE_AGE = Histogram(
     "burnguard_intake_age_seconds",
@@ -107,6 +110,13 @@ INTAKE_AHEAD = Gauge(
 )
 INTAKE_LAG = Gauge(
     "burnguard_intake_lag", "Records of the topic that is read, not delivered yet", ["partition"], registry=INTAKE
+)
+TOKENS_BROKEN = Gauge(
+    "burnguard_intake_tokens_broken", "1: the file of tokens cannot be read, the tokens from before hold", registry=INTAKE
+)
+JOURNAL_BYTES = Gauge("burnguard_journal_bytes", "Bytes of the journal of `burnguard run` on disk", registry=INTAKE)
+DISK_FAILING = Gauge(
+    "burnguard_disk_failing", "1: `journal` (nothing is taken) or `checkpoint` cannot be written", ["what"], registry=INTAKE
 )
 
 

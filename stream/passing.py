@@ -18,6 +18,15 @@ class Outgoing:
     value: bytes
 
 
+class Topics(Protocol):
+    """What the topics are called that calls and rows of what was refused go to."""
+
+    @property
+    def usage_topic(self) -> str: ...
+    @property
+    def quarantine_topic(self) -> str: ...
+
+
 class Sink(Protocol):
     """Where records go."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from schemas.quarantine import Quarantined
@@ -22,6 +23,30 @@ class QuarantineFile:
                 file.writelines(row.to_json() + b"\n" for row in rows)
             self.kept += len(rows)
             rows.clear()
+
+    def add(self, rows: Sequence[bytes]) -> None:
+        """On disk, or none of them."""
+        if not rows:
+            return
+        size = self.size()
+        try:
+            with self._path.open("ab") as file:
+                file.writelines(row + b"\n" for row in rows)
+            self.sync()
+        except OSError:
+            self.cut(size)
+            raise
+        self.kept += len(rows)
+
+    def rows_from(self, size: int) -> int:
+        """How many rows there are behind the first `size` bytes; half a one, of a process that was killed, is dropped."""
+        if self.size() <= size:
+            return 0
+        with self._path.open("rb") as file:
+            file.seek(size)
+            rows = file.read()
+        self.cut(size + rows.rfind(b"\n") + 1)
+        return rows.count(b"\n")
 
     def size(self) -> int:
         """In bytes."""

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,15 +14,19 @@ from pathlib import Path
 from actions.ledger import Busy, Deposed, Ledger
 from schemas.batch import Batch
 from schemas.directory import Directory
+from schemas.incidents import News
 from schemas.policy import Policy
 from schemas.prices import Entry
 from schemas.rollup import Rollup
+from stream import metrics
 from stream.assembly import AFTER_END, Assembly, respond
 from stream.checkpoint_file import CheckpointFile
 from stream.duty import TICK_S, Duty, Say, wall
-from stream.live import usd
+from stream.journal import Journal
+from stream.live import line, usd
+from stream.passing import Sink
 from stream.pipeline import Output
-from stream.progress import Progress
+from stream.progress import File, Progress
 from stream.quarantine import QuarantineFile
 from stream.settings import Settings
 from stream.skew import furthest, said
@@ -33,6 +37,8 @@ READ_BYTES = 1 << 20
 MOST_CLOCKS = 5
 LOCKED_S = 0.25
 """How long the stream may stand still because somebody else keeps the ledger locked, once a second."""
+Serve = Callable[[Sink], Coroutine[None, None, None]]
+"""An intake that puts what it takes there, until it is cancelled; then it answers what was begun."""
 
 
 class Run:
@@ -56,10 +62,14 @@ class Run:
         self._begin_duty = partial(Duty, self._ledger, policy, directory, settings, say, self._tenants, patient=True)
         self._duty: Duty
         self._following: asyncio.Task[None] | None = None
+        self._failing: set[str] = set()
         self._quarantine = QuarantineFile(self._ledger.path.with_suffix(".quarantine.jsonl"))
         self._checkpoint = CheckpointFile(self._ledger.path.with_suffix(".checkpoint"))
         self._checkpoint_s = settings.checkpoint_s
         self._progress: Progress | None = None
+        self._file: File | None = None
+        self._journal: Journal | None = None
+        self._serving: asyncio.Task[None] | None = None
         self._source = ""
         self._before = dict(self._assembly.pipeline.counters)
 
@@ -70,13 +80,34 @@ class Run:
         """
         self._say(f"prices     {self._assembly.prices.version}, {self._entries} entries of your own")
         path = Path(source)
-        restored = False
         if source != "-" and path.is_file():
-            parts = (self._checkpoint, self._assembly, self._tenants, self._quarantine, self._checkpoint_s)
-            self._progress = Progress(path, *parts)
-            restored = self._progress.resume(self._say)
+            self._file = File(path)
+            self._progress = Progress(self._file, self._checkpoint, *self._cut())
         elif self._checkpoint.drop():
             self._say(f"afresh     {source} is no file: the checkpoint of an earlier one is dropped")
+        self._resume(history)
+        self._source = f"file {first_line(path)}" if self._progress is not None else f"stream {wall()}"
+
+    def begin_journal(self, history: Path | None) -> None:
+        """Go on from the checkpoint of an earlier run on the journal of this ledger, else read the history.
+
+        Raises BadCheckpoint, BrokenFile, which say what to do, and OSError.
+        """
+        compile_kernels()
+        unsafe = partial(self._disk, "journal", "nothing is taken, senders are told to come again")
+        self._journal = Journal(self._ledger.path.with_suffix(".journal"), self._quarantine, unsafe)
+        checkpoint = CheckpointFile(self._journal.path / "checkpoint")
+        self._progress = Progress(self._journal, checkpoint, *self._cut())
+        self._resume(history)
+        reader = self._progress.reader
+        reader.position = self._journal.begin(reader.position)
+        self._source = f"journal {self._journal.begun}"
+
+    def _cut(self) -> tuple[Assembly, TenantMeters, QuarantineFile, float]:
+        return self._assembly, self._tenants, self._quarantine, self._checkpoint_s
+
+    def _resume(self, history: Path | None) -> None:
+        restored = self._progress is not None and self._progress.resume(self._say)
         if history is not None and restored:
             self._say(f"history    {history} is not read: its baselines are in the checkpoint")
         elif history is not None:
@@ -84,7 +115,6 @@ class Run:
         if self._progress is not None and not restored:
             self._progress.begin()
         self._before = dict(self._assembly.pipeline.counters)
-        self._source = f"file {first_line(path)}" if self._progress is not None else f"stream {wall()}"
 
     def _learn(self, history: Path) -> None:
         """Read a file for the baselines only: its signals are dropped, nothing is acted on."""
@@ -100,28 +130,33 @@ class Run:
         counters = self._assembly.pipeline.counters
         self._say(f"history    {counters['unique']} calls, {usd(counters['usd'])}: baselines learnt from {history}")
 
-    async def go(self, source: str) -> None:
+    async def go(self, source: str, serve: Serve | None = None) -> None:
         """Follow `source` (a file, or `-` for standard input) to its end, then take every live action back and resign.
+
+        After `begin_journal` it is what `serve` takes that is followed.
 
         Only from here on this process is the ledger's responder: what came before may have taken long.
         """
         try:
             async with self._begin_duty() as self._duty:
-                await self._go(source)
+                await self._go(source, serve)
         finally:
+            if self._journal is not None:
+                self._journal.close()
             with suppress(Deposed, Busy):
                 self._ledger.resign()
             self._ledger.close()
 
     def stop_following(self) -> None:
-        """As if the source had ended."""
-        if self._following is not None:
-            self._following.cancel()
+        """As if the source had ended; an intake answers what was begun, and that is followed too."""
+        following = self._serving or self._following
+        if following is not None:
+            following.cancel()
 
-    async def _go(self, source: str) -> None:
+    async def _go(self, source: str, serve: Serve | None) -> None:
         turning = asyncio.create_task(self._duty.keep_turning())
         self._begin_counting()
-        self._following = asyncio.create_task(self._follow(source))
+        self._following = asyncio.create_task(self._follow(source, serve))
         ended = await _unless(turning, self._following)
         self._count(self._assembly.pipeline.rest())
         for reading in self._assembly.pipeline.unsaid():
@@ -133,22 +168,74 @@ class Run:
         if not ended.cancelled():
             ended.result()
 
-    async def _follow(self, source: str) -> None:
-        if source == "-":
+    async def _follow(self, source: str, serve: Serve | None) -> None:
+        if self._journal is not None and self._progress is not None and serve is not None:
+            await self._follow_journal(self._journal, self._progress, serve)
+        elif source == "-":
             await self._follow_stdin()
-        elif self._progress is not None:
-            await self._follow_file(self._progress)
+        elif self._file is not None and self._progress is not None:
+            await self._follow_file(self._file, self._progress)
         else:
             await self._follow_pipe(Path(source))
 
-    async def _follow_file(self, progress: Progress) -> None:
-        for batch in progress.batches():
+    async def _follow_journal(self, journal: Journal, progress: Progress, serve: Serve) -> None:
+        serving = self._serving = asyncio.create_task(serve(journal))
+        try:
+            while not serving.done():
+                if not self._read_on(journal, progress):
+                    self._respond(self._assembly.pipeline.advance(journal.now()))
+                    journal.grown.clear()
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(journal.grown.wait(), TICK_S)
+                if progress.due():
+                    await self._save_journal(journal, progress)
+                await asyncio.sleep(0)
+        finally:
+            serving.cancel()
+        while self._read_on(journal, progress):
+            await asyncio.sleep(0)
+        await self._save_journal(journal, progress)
+        if not serving.cancelled():
+            serving.result()
+
+    def _read_on(self, journal: Journal, progress: Progress) -> bool:
+        """Feed the next block of the journal. Returns whether there was one."""
+        block = journal.read(progress.reader.position)
+        if block:
+            self._feed(progress.reader.read(block), progress.reader)
+        return bool(block)
+
+    async def _save_journal(self, journal: Journal, progress: Progress) -> None:
+        """As `_save`; what two checkpoints hold leaves the journal. A full disk is said, and nothing is lost by it."""
+        covered = progress.saved
+        try:
+            await self._save(progress)
+        except OSError as error:
+            self._disk("checkpoint", "the journal is kept until it can", error)
+        else:
+            self._disk("checkpoint", "", None)
+            journal.forget(covered)
+
+    def _disk(self, what: str, so: str, error: OSError | None) -> None:
+        """Say once that something cannot be written, and once that it can."""
+        if (what in self._failing) is (error is not None):
+            return
+        self._failing ^= {what}
+        metrics.DISK_FAILING.labels(what).set(len(self._failing & {what}))
+        if error is None:
+            news = News(wall(), "disk_well", f"the {what} is written again; nothing was lost")
+        else:
+            news = News(wall(), "disk_failing", f"the {what} cannot be written: {error.strerror or error}; {so}")
+        self._say(line(news))
+
+    async def _follow_file(self, file: File, progress: Progress) -> None:
+        for batch in file.batches(progress.reader):
             self._feed(batch, progress.reader)
             if progress.due():
                 await self._save(progress)
             await asyncio.sleep(0)
         await self._save(progress)
-        for batch in progress.last_batches():
+        for batch in file.last_batches(progress.reader):
             self._feed(batch, progress.reader)
         self._end()
 
@@ -224,10 +311,17 @@ class Run:
             )
         if self._progress is not None and self._progress.restored:
             calls, spent, refused = self._progress.total()
-            self._say(
-                f"in all     {calls} calls, {usd(spent)} spent, {refused} lines quarantined, over all runs on this file"
-            )
+            self._say(f"in all     {calls} calls, {usd(spent)} spent, {refused} lines quarantined, over all runs on it")
         self._duty.sum_up()
+
+
+def compile_kernels() -> None:
+    """Fold a made-up burn once, before anybody is asked to send: compiling takes up to a minute the first time."""
+    line = b'{"event_id":"%d","ts":%d,"tenant":"t","key_id":"k","model":"m","input_tokens":1,"output_tokens":99999999}\n'
+    assembly = Assembly([])
+    reader = LineReader(assembly.decoder)
+    for n in range(3):
+        assembly.pipeline.feed(reader.read(line % (n, 1_000_000 + n), 1_000_000_000 + n * 60_000))
 
 
 async def _unless(turning: asyncio.Task[None], work: asyncio.Task[None]) -> asyncio.Task[None]:

@@ -210,12 +210,16 @@ class KafkaSettings(FromEnvironment):
         except OSError as error:
             raise SettingsError(f"BURNGUARD_KAFKA_CA_FILE: {_why(error)}; it must hold PEM certificates") from error
         if self.cert_file is not None:
-            try:
-                context.load_cert_chain(self.cert_file, self.key_file, password=lambda: "")  # "": never ask the terminal
-            except OSError as error:
-                message = f"BURNGUARD_KAFKA_CERT_FILE, BURNGUARD_KAFKA_KEY_FILE: {_why(error)}"
-                raise SettingsError(f"{message}; they must hold a PEM certificate and its unencrypted key") from error
+            _load_pair(context, "BURNGUARD_KAFKA", self.cert_file, self.key_file)
         return context
+
+
+def _load_pair(context: ssl.SSLContext, prefix: str, cert_file: Path, key_file: Path | None) -> None:
+    try:
+        context.load_cert_chain(cert_file, key_file, password=lambda: "")  # "": never ask the terminal
+    except OSError as error:
+        message = f"{prefix}_CERT_FILE, {prefix}_KEY_FILE: {_why(error)}"
+        raise SettingsError(f"{message}; they must hold a PEM certificate and its unencrypted key") from error
 
 
 def _why(error: OSError | UnicodeDecodeError) -> str:
@@ -261,3 +265,27 @@ class IntakeSettings(FromEnvironment):
     port: Annotated[int, Field(ge=0, le=65_535)] = 9465
     body_mib: Annotated[int, Field(ge=1, le=256)] = 16
     buffer_mib: Annotated[int, Field(ge=1, le=4_096)] = 128
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    @property
+    def body_bytes(self) -> int:
+        return self.body_mib << 20
+
+    @property
+    def buffer_bytes(self) -> int:
+        return self.buffer_mib << 20
+
+    def tls(self) -> ssl.SSLContext | None:
+        """What we serve with, None for plain HTTP. Raises SettingsError where a file cannot be used."""
+        if self.cert_file is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        _load_pair(context, "BURNGUARD_INTAKE", self.cert_file, self.key_file)
+        return context
+
+    @model_validator(mode="after")
+    def _whole_pair(self) -> Self:
+        if self.key_file is not None and self.cert_file is None:
+            raise ValueError("BURNGUARD_INTAKE_CERT_FILE is not set: BURNGUARD_INTAKE_KEY_FILE is the key of a certificate")
+        return self

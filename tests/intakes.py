@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import http.client
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,16 +14,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import uvicorn
-
 from schemas.adapters.who import Sources
 from schemas.producers import Producers
 from stream.intake import Intake
 from stream.intake_http import intake_app
-from stream.intake_run import configured, listener
 from stream.partition import Away
 from stream.passing import Outgoing
+from stream.serving import listener, server
 from stream.settings import IntakeSettings, KafkaSettings
+from stream.tokens import Holders
 
 TOKEN, ACME_TOKEN, TRUSTED_TOKEN = "of-everyone", "of-acme", "of-a-trusted-one"
 KAFKA = KafkaSettings(bootstrap="127.0.0.1:1")
@@ -99,20 +99,26 @@ class Listening:
 
 
 @contextmanager
-def intake(sources: Sources | None = None, body_limit: int = 1 << 20, buffer: int = 4 << 20) -> Iterator[Listening]:
-    """An intake with PRODUCERS."""
+def intake(
+    sources: Sources | None = None,
+    body_limit: int = 1 << 20,
+    buffer: int = 4 << 20,
+    producers: Holders | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> Iterator[Listening]:
+    """An intake, with PRODUCERS if no others are given."""
     kafka = MemoryKafka()
     inside = Intake(kafka, KAFKA, sources or Sources({}), body_limit)
-    app = intake_app(inside, Producers.model_validate(PRODUCERS), body_limit, buffer)
+    app = intake_app(inside, producers or Producers.model_validate(PRODUCERS), body_limit, buffer)
     socket = listener(IntakeSettings(port=0))
-    server = uvicorn.Server(configured(app))
-    thread = threading.Thread(target=server.run, args=([socket],))
+    serving = server(app, tls)
+    thread = threading.Thread(target=serving.run, args=([socket],))
     thread.start()
-    while not server.started:
+    while not serving.started:
         time.sleep(0.005)
     try:
         yield Listening(socket.getsockname(), kafka)
     finally:
-        server.should_exit = True
+        serving.should_exit = True
         kafka.open.set()
         thread.join()
