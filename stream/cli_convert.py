@@ -32,7 +32,7 @@ def convert(
     """Say what FILE (.gz too, or - for standard input) holds: usage events as NDJSON, and what was refused and why.
 
     What another program sent goes in as it is: payloads of gateways, OTLP traces, provider answers. Prompts and answers
-    are dropped. The summary is on standard error; exit 1 if anything was refused. docs/adapters.md has a part per source.
+    are dropped. The summary is on standard error; exit 1 if anything was refused. docs/sources has a page for each source.
     """
     from schemas.adapters.sources import usage_events  # protobuf is slow to import, and `stop` must be fast
 

@@ -31,7 +31,7 @@ def intake(tokens: Path | None, sources: Path | None, topic: str | None, source:
     """Take what gateways and applications send, over HTTP or from a topic of theirs, into the topic `usage`.
 
     A request is answered with 200 when Kafka has acknowledged its calls. BURNGUARD_INTAKE_HOST and _PORT say where it
-    listens, 127.0.0.1:9465 by default; docs/intake.md has a line for each gateway.
+    listens, 127.0.0.1:9465 by default; docs/sources has a page for each gateway.
     """
     from stream.intake_run import pass_on, take_requests  # Kafka's clients are slow to import, and `stop` must be fast
 

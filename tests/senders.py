@@ -166,7 +166,7 @@ def run_otel(provider: str, endpoint: str, token: str, *instrumentations: str) -
 
 @contextmanager
 def litellm(folder: Path, provider: str, endpoint: str, token: str) -> Iterator[str]:
-    """LiteLLM's proxy, set up as docs/intake.md says; where it listens."""
+    """LiteLLM's proxy, set up as docs/sources/litellm.md says; where it listens."""
     (port,) = free_ports(1)
     config = folder / "config.yaml"
     model = {"model": f"openai/{MODEL}", "api_key": "sk-fake", "api_base": provider}

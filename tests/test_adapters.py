@@ -269,7 +269,8 @@ def test_what_a_gateways_own_cache_answered_used_nothing() -> None:
 
 
 def test_parts_over_their_total_are_refused_not_guessed() -> None:
-    exclusive = litellm(USUAL) | {"prompt_tokens": USUAL.fresh - USUAL.fresh + 1}
+    exclusive = litellm(USUAL) | {"prompt_tokens": 1}
+    exclusive["metadata"]["usage_object"]["prompt_tokens"] = 1
     assert [refusal.reason for refusal in read("litellm", exclusive).refused] == [
         "Value error, cached_input_tokens + cache_write_tokens exceed input_tokens"
     ]

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from schemas.adapters import spans
-from schemas.adapters.reading import Item, Reading, at, bounded, items, listed, moment, text
-from schemas.adapters.spans import KNOWN, Span
+from schemas.adapters.reading import Item, NoCall, Reading, at, bounded, items, listed, moment, text
+from schemas.adapters.spans import KNOWN, OTHER, Span
 from schemas.adapters.who import Who
 from schemas.decode import Refused
 
@@ -25,14 +25,14 @@ def calls(body: bytes, who: Who, now: float) -> Reading:
     return spans.calls(list(bounded((span for trace in items(body) for span in _spans(trace, who)), body)), who)
 
 
-def _spans(trace: Item | Refused, who: Who) -> Iterator[Span | Refused]:
+def _spans(trace: Item | Refused, who: Who) -> Iterator[Span | Refused | NoCall]:
     if isinstance(trace, Refused):
         yield trace
         return
     try:
         told = listed(trace, "Spans")
         if not told:
-            raise Refused("no Spans", "Spans")
+            yield NoCall(OTHER) if "RootSpan" in trace else Refused("no Spans", "Spans")
         root = at(trace, "RootSpan.Attributes")
         wanted = (*who.tenant_from, *who.key_from, *who.origin_tenant_from, *_CALLER)
         said = {name: found for name in wanted if (found := at(root, name)) is not None}

@@ -24,20 +24,25 @@ from schemas.adapters.reading import (
     whose,
 )
 from schemas.adapters.who import Who
-from schemas.decode import Refused
+from schemas.decode import Refused, json_of
 from schemas.usage import UsageEvent
 
 OURS = {"event_id", "ts", "tenant", "key_id", "origin_tenant", "arrival_ts"}
 """What `data` has no say in."""
 ALSO: Names = {
-    "input_tokens": ("prompt_tokens",),
-    "output_tokens": ("completion_tokens",),
-    "cached_input_tokens": ("prompt_tokens_details.cached_tokens",),
-    "reasoning_tokens": ("completion_tokens_details.reasoning_tokens",),
+    **{
+        name: (*paths, *(f"usage.{path}" for path in paths))
+        for name, paths in {
+            "input_tokens": ("prompt_tokens",),
+            "output_tokens": ("completion_tokens",),
+            "cached_input_tokens": ("prompt_tokens_details.cached_tokens",),
+            "reasoning_tokens": ("completion_tokens_details.reasoning_tokens",),
+        }.items()
+    },
     "cost_usd": ("cost",),
 }
 NAMES: Names = {name: (name, *ALSO.get(name, ())) for name in UsageEvent.model_fields if name not in OURS}
-SIDES = {"input": "input_tokens", "output": "output_tokens"}
+SIDES = {"input": "input_tokens", "system": "input_tokens", "output": "output_tokens"}
 
 
 def calls(body: bytes, who: Who, now: float) -> Reading:
@@ -52,11 +57,13 @@ def event(item: Item, who: Who, now: float) -> Event:
     if "data_base64" in item:
         raise Refused("data is not JSON", "data_base64")
     data = at(item, "data")
+    if isinstance(data, str):
+        data = json_of(data.encode(errors="replace"))
     found = values(data, NAMES)
     side = SIDES.get(text(data, "type") or "")
     if side is not None and "input_tokens" not in found and "output_tokens" not in found:
         found |= dict.fromkeys(SIDES.values(), 0) | {side: count(data, "tokens")}
-    if not any(name in found for name in SIDES.values()):
+    if not any(name in found for name in SIDES.values()) and not any(at(data, name) for name in ("tokens", "total_tokens")):
         raise NoCall("no token counts in data")
     found["ts"] = moment(item, "time") if "time" in item else now
     source, own = text(item, "source"), text(item, "id")

@@ -63,7 +63,8 @@ def _told(body: bytes) -> Iterator[tuple[Item, str, Item] | Refused | NoCall]:
         if isinstance(entry, Refused):
             yield entry
             continue
-        plugins = at(entry, "ai")
+        told = at(entry, "ai")
+        plugins = {"ai-proxy": told} if isinstance(at(told, "usage"), dict) else told
         used_by = [
             (entry, name, plugin)
             for name, plugin in (plugins.items() if isinstance(plugins, dict) else ())
@@ -80,7 +81,9 @@ def _told(body: bytes) -> Iterator[tuple[Item, str, Item] | Refused | NoCall]:
 def event(said: tuple[Item, str, Item], who: Who) -> Event:
     """What one plugin says of its call (entry, plugin, its part) as a usage event. Raises Refused."""
     entry, plugin, told = said
-    found = {name: value for name, value in (values(entry, ENTRY) | values(told, PLUGIN)).items() if value != UNKNOWN}
+    meta = at(told, "meta")
+    known = {name: value for name, value in meta.items() if value != UNKNOWN} if isinstance(meta, dict) else {}
+    found = values(entry, ENTRY) | values(told | {"meta": known}, PLUGIN)
     began = count(entry, "started_at")
     if began is not None:
         found["ts"] = (began + found.get("latency_ms", 0.0)) / 1000

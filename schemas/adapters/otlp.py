@@ -14,13 +14,15 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from schemas.adapters import spans
-from schemas.adapters.reading import LONGEST_TEXT, Item, NoCall, Reading, at, bounded, count, items, listed, text
+from schemas.adapters.reading import LONGEST_TEXT, Item, NoCall, Reading, at, bounded, camel, count, items, listed, text
 from schemas.adapters.spans import KNOWN, Span
 from schemas.adapters.who import Who
 from schemas.decode import Refused
 
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 _FAILED = (2, "STATUS_CODE_ERROR")
+_DEPTH = 10
+"""Of an attribute's value in a request."""
 _KINDS = ("stringValue", "intValue", "doubleValue", "boolValue")
 EMPTY = "no spans"
 """What a group without any is: a part as a span is, so that nobody can send more of them than of spans."""
@@ -69,11 +71,13 @@ def _of_json(document: Item | Refused, wanted: _Wanted) -> Iterator[Span | Refus
     try:
         if isinstance(document, Refused):
             raise document
+        if "resource_spans" in document:
+            document = camel(document, _DEPTH)
         if not listed(document, "resourceSpans"):
             raise Refused("no resourceSpans", "resourceSpans")
         for group in listed(document, "resourceSpans"):
             resource = wanted.kept("resource", _pairs(group, "resource.attributes"))
-            scopes = listed(group, "scopeSpans")
+            scopes = listed(group, "scopeSpans") or listed(group, "instrumentationLibrarySpans")
             if not scopes:
                 yield NoCall(EMPTY)
             for scope in scopes:

@@ -27,19 +27,37 @@ LONGEST_TIME = 64
 FEWEST_PARTS, SHORTEST_PART = 1_000, 64
 """No call and no span is told of in fewer bytes."""
 ALSO = {
-    "service_tier": {"default": "standard", "on_demand": "standard"},
+    "service_tier": {
+        **{"default": "standard", "on_demand": "standard"},
+        **{"on_demand_flex": "flex", "on_demand_priority": "priority"},
+    },
     "response_cache": {"true": "hit", "false": "miss", "refresh": "miss"},
 }
 """What sources say besides the contract's own words."""
 PROVIDERS = {
-    **dict.fromkeys(("aws.bedrock", "bedrock", "bedrock_converse"), "aws"),
-    **dict.fromkeys(("azure.ai.openai", "azure.ai.inference", "az.ai.openai", "azure_ai"), "azure"),
-    **dict.fromkeys(("gcp.gemini", "gcp.vertex_ai", "gcp.gen_ai", "gemini", "vertex_ai", "vertexai"), "google"),
+    **dict.fromkeys(("aws.bedrock", "bedrock", "bedrock_converse", "amazon-bedrock", "aws_bedrock"), "aws"),
+    **dict.fromkeys(("azure.ai.openai", "azure.ai.inference", "az.ai.openai", "az.ai.inference"), "azure"),
+    **dict.fromkeys(("azure_ai", "azure_openai", "azure-openai"), "azure"),
+    **dict.fromkeys(("gcp.gemini", "gcp.vertex_ai", "gcp.vertex.agent", "gcp.gen_ai", "google.vertex"), "google"),
+    **dict.fromkeys(("gemini", "vertex_ai", "vertex_ai_beta", "vertexai", "google_genai"), "google"),
+    **{"text-completion-openai": "openai", "cohere_chat": "cohere"},
     **dict.fromkeys(("x_ai", "xai"), "x-ai"),
     **{"mistral_ai": "mistral", "mistralai": "mistral", "moonshot_ai": "moonshotai", "moonshot": "moonshotai"},
     **{"fireworks_ai": "fireworks", "together_ai": "together"},
 }
 """A provider under the one name that prices and overrides know it by."""
+_ENDPOINT = re.compile(r"\.(chat|responses|completions?|embeddings?|messages|generative-ai|image|speech|transcription)$")
+"""What Vercel's AI SDK says behind the provider's name."""
+STATUS = {
+    **{"BadRequestError": 400, "AuthenticationError": 401, "PermissionDeniedError": 403, "NotFoundError": 404},
+    **{"RateLimitError": 429, "InternalServerError": 500, "ServiceUnavailableError": 503, "OverloadedError": 529},
+    **{"Timeout": 408, "APITimeoutError": 408, "ContextWindowExceededError": 400, "ContentPolicyViolationError": 400},
+    **{"ValidationException": 400, "AccessDeniedException": 403, "ThrottlingException": 429},
+    **{"ModelTimeoutException": 408, "ServiceUnavailableException": 503, "InternalServerException": 500},
+}
+"""What clients and Bedrock call an HTTP status."""
+NO_ANSWER = 0
+"""The status of a call that failed, and nobody says how."""
 _SHOWN = re.compile(SHOWN)
 _SECRET = re.compile(r"(?i)(bearer\s|sk-|pk-|gsk_|xai-|aiza|hf_)")
 
@@ -143,6 +161,21 @@ def listed(item: Any, path: str) -> list[Any]:
     return found
 
 
+def each(item: Any, path: str) -> list[Any]:
+    """What the list at a path holds; nothing where there is no list."""
+    found = at(item, path)
+    return found if isinstance(found, list) else []
+
+
+def camel(item: Any, depth: int) -> Any:
+    """The item with `names_like_this` as `namesLikeThis`, so many levels deep."""
+    if depth and isinstance(item, dict):
+        return {
+            re.sub("_([a-z])", lambda letter: letter[1].upper(), name): camel(part, depth - 1) for name, part in item.items()
+        }
+    return [camel(part, depth - 1) for part in item] if depth and isinstance(item, list) else item
+
+
 def count(item: Any, path: str) -> int | None:
     """The count at a path, a number or its digits. Raises Refused for what is no count: a guess would be wrong dollars."""
     found = at(item, path)
@@ -222,7 +255,8 @@ def values(item: Any, names: Names) -> Event:
                 found[name] = value
                 break
     if "provider" in found:
-        found["provider"] = PROVIDERS.get(found["provider"].lower(), found["provider"])
+        named = _ENDPOINT.sub("", found["provider"].lower())
+        found["provider"] = PROVIDERS.get(named, named)
     return found
 
 
@@ -248,19 +282,35 @@ def used(event: Event, failed: bool = False, total: int | None = None) -> Event:
     """The event with its counts settled.
 
     A hit in the gateway's own cache used nothing at the provider, whatever the answer once took; a call that failed and
-    tells of no tokens used none. An output that is not told is what the total leaves; embeddings have none.
+    tells of no tokens used none. An output that is not told is what the total leaves; embeddings and ranks have none.
     """
     told = [event.get("input_tokens"), event.get("output_tokens")]
     if event.get("response_cache") == "hit" or (failed and told == [None, None]):
         rest = {name: value for name, value in event.items() if name not in _OF_USE}
         return rest | {"input_tokens": 0, "output_tokens": 0}
+    only_input = event.get("operation") in ("embeddings", "rerank")
+    if only_input and told == [None, None] and total is not None:
+        return event | {"input_tokens": total, "output_tokens": 0}
     if told == [None, None]:
         raise Refused("no token counts", "input_tokens")
     if told[1] is None and told[0] is not None:
         if total is not None and total >= told[0]:
             return event | {"output_tokens": total - told[0]}
-        if event.get("operation") == "embeddings":
+        if only_input:
             return event | {"output_tokens": 0}
+    return inclusive(event, total)
+
+
+def inclusive(event: Event, total: int | None) -> Event:
+    """The event with what its total shows to stand beside a count, not in it: cached tokens, reasoning, or both."""
+    given, made = event.get("input_tokens"), event.get("output_tokens")
+    if given is None or made is None or total is None or total <= given + made:
+        return event
+    cached = whole(event.get("cached_input_tokens"), event.get("cache_write_tokens")) or 0
+    reasoning = event.get("reasoning_tokens") or 0
+    for more_input, more_output in ((cached, 0), (0, reasoning), (cached, reasoning)):
+        if total == given + made + more_input + more_output:
+            return event | {"input_tokens": given + more_input, "output_tokens": made + more_output}
     return event
 
 

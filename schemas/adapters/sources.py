@@ -14,10 +14,10 @@ ADAPTERS: dict[SourceName, Callable[[bytes, Who, float], Reading]] = {
     "bifrost": bifrost.calls,
     "kong": kong.calls,
     "cloudevents": cloudevents.calls,
-    "openai": providers.reader(providers.openai),
-    "anthropic": providers.reader(providers.anthropic),
-    "gemini": providers.reader(providers.gemini, total="usageMetadata.totalTokenCount"),
-    "bedrock": providers.reader(providers.bedrock, inner="output.outputBodyJson", total="usage.totalTokens"),
+    "openai": providers.reader(providers.openai_answers, providers.openai),
+    "anthropic": providers.reader(providers.anthropic_answers, providers.anthropic),
+    "gemini": providers.reader(providers.gemini_answers, providers.gemini, "usageMetadata.totalTokenCount"),
+    "bedrock": providers.reader(providers.bedrock_answers, providers.bedrock, "usage.totalTokens"),
 }
 
 

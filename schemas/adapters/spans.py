@@ -9,25 +9,58 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.adapters.reading import Event, Names, NoCall, Reading, count, identity, read, text, used, values, whose
+from schemas.adapters.reading import (
+    NO_ANSWER,
+    STATUS,
+    Event,
+    Names,
+    NoCall,
+    Reading,
+    count,
+    identity,
+    read,
+    text,
+    used,
+    values,
+    whose,
+)
 from schemas.adapters.who import Who
 from schemas.decode import Refused
 
-_USAGE, _TOKENS = "gen_ai.usage", "llm.token_count"
+_USAGE, _TOKENS, _VERCEL = "gen_ai.usage", "llm.token_count", "ai.usage"
 NAMES: Names = {
-    "input_tokens": (f"{_USAGE}.input_tokens", f"{_USAGE}.prompt_tokens", "llm.usage.prompt_tokens", f"{_TOKENS}.prompt"),
+    "input_tokens": (
+        f"{_USAGE}.input_tokens",
+        f"{_USAGE}.prompt_tokens",
+        "llm.usage.prompt_tokens",
+        f"{_TOKENS}.prompt",
+        f"{_VERCEL}.inputTokens",
+        f"{_VERCEL}.promptTokens",
+        f"{_VERCEL}.tokens",
+        "gen_ai.response.prompt_tokens",
+    ),
     "output_tokens": (
         f"{_USAGE}.output_tokens",
         f"{_USAGE}.completion_tokens",
         "llm.usage.completion_tokens",
         f"{_TOKENS}.completion",
+        f"{_VERCEL}.outputTokens",
+        f"{_VERCEL}.completionTokens",
+        "gen_ai.response.completion_tokens",
     ),
     "cached_input_tokens": (
         f"{_USAGE}.cache_read.input_tokens",
         f"{_USAGE}.cache_read_input_tokens",
         f"{_USAGE}.prompt_token_details.cached_read_tokens",
         f"{_USAGE}.input_token_details.cached_read_tokens",
+        f"{_USAGE}.prompt_tokens_details.cache_read",
+        f"{_USAGE}.prompt_tokens_details.cached_tokens",
+        f"{_USAGE}.details.cache_read_tokens",
+        f"{_USAGE}.input_tokens.cached",
+        f"{_USAGE}.cached_input_tokens",
         f"{_TOKENS}.prompt_details.cache_read",
+        f"{_VERCEL}.inputTokenDetails.cacheReadTokens",
+        f"{_VERCEL}.cachedInputTokens",
     ),
     "cache_write_tokens": (
         f"{_USAGE}.cache_write.input_tokens",
@@ -35,7 +68,12 @@ NAMES: Names = {
         f"{_USAGE}.cache_creation_input_tokens",
         f"{_USAGE}.prompt_token_details.cached_write_tokens",
         f"{_USAGE}.input_token_details.cached_write_tokens",
+        f"{_USAGE}.cache_write_input_tokens",
+        f"{_USAGE}.prompt_tokens_details.cache_write",
+        f"{_USAGE}.details.cache_write_tokens",
+        f"{_USAGE}.input_tokens.cache_write",
         f"{_TOKENS}.prompt_details.cache_write",
+        f"{_VERCEL}.inputTokenDetails.cacheWriteTokens",
     ),
     "cache_write_1h_tokens": (
         f"{_USAGE}.prompt_token_details.cached_write_tokens_1h",
@@ -46,7 +84,13 @@ NAMES: Names = {
         f"{_USAGE}.reasoning_tokens",
         f"{_USAGE}.completion_token_details.reasoning_tokens",
         f"{_USAGE}.output_token_details.reasoning_tokens",
+        f"{_USAGE}.completion_tokens_details.reasoning",
+        f"{_USAGE}.completion_tokens_details.reasoning_tokens",
+        f"{_USAGE}.details.reasoning_tokens",
+        f"{_USAGE}.output_tokens.reasoning",
         f"{_TOKENS}.completion_details.reasoning",
+        f"{_VERCEL}.outputTokenDetails.reasoningTokens",
+        f"{_VERCEL}.reasoningTokens",
     ),
     "audio_input_tokens": (
         f"{_USAGE}.audio.input_tokens",
@@ -60,48 +104,64 @@ NAMES: Names = {
         f"{_USAGE}.output_token_details.audio_tokens",
         f"{_TOKENS}.completion_details.audio",
     ),
-    "provider": ("gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system"),
+    "provider": ("gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system", "ai.model.provider"),
     "model": (
         "gen_ai.response.model",
         "llm.response.model",
         "llm.model_name",
         "embedding.model_name",
+        "ai.response.model",
         "gen_ai.request.model",
+        "ai.model.id",
     ),
     "requested_model": ("gen_ai.request.model", "llm.request.model"),
-    "operation": ("gen_ai.operation.name", "llm.request.type"),
+    "operation": ("gen_ai.operation.name", "llm.request.type", "ai.operationId"),
     "service_tier": (
         "openai.response.service_tier",
         "gen_ai.openai.response.service_tier",
         "gen_ai.response.service_tier",
     ),
     "status": ("http.response.status_code", "http.status_code", "gen_ai.error.code", "error.type"),
-    "request_id": ("bifrost.request.id", "gen_ai.response.id"),
-    "session_id": ("gen_ai.conversation.id", "session.id"),
-    "user_id": ("user.id", "enduser.id"),
+    "request_id": ("bifrost.request.id", "gen_ai.response.id", "ai.response.id"),
+    "session_id": (
+        "gen_ai.conversation.id",
+        "session.id",
+        "langfuse.session.id",
+        "langsmith.trace.session_id",
+        "traceloop.association.properties.session_id",
+    ),
+    "user_id": ("user.id", "enduser.id", "langfuse.user.id", "traceloop.association.properties.user_id"),
     "client_ip": ("client.address",),
     "user_agent": ("user_agent.original", "http.user_agent"),
     "environment": ("deployment.environment.name", "deployment.environment"),
-    "cost_usd": ("gen_ai.usage.cost", "llm.cost.total"),
+    "cost_usd": ("gen_ai.usage.cost", "operation.cost", "llm.cost.total"),
 }
-_TOTAL = (f"{_USAGE}.total_tokens", "llm.usage.total_tokens", f"{_TOKENS}.total")
+_TOTAL = (f"{_USAGE}.total_tokens", "llm.usage.total_tokens", f"{_TOKENS}.total", f"{_VERCEL}.totalTokens")
 _RESPONSE, _RETRIES, _ERROR = "gen_ai.response.id", "bifrost.retries", "error.type"
-_KINDS = ("openinference.span.kind", "traceloop.span.kind")
-KNOWN = frozenset({path for paths in NAMES.values() for path in paths} | {*_TOTAL, *_KINDS, _RESPONSE, _RETRIES, _ERROR})
+_KINDS = ("openinference.span.kind", "traceloop.span.kind", "langsmith.span.kind", "langfuse.observation.type")
+_AGENT = "gen_ai.agent.name"
+KNOWN = frozenset(
+    {path for paths in NAMES.values() for path in paths} | {*_TOTAL, *_KINDS, _AGENT, _RESPONSE, _RETRIES, _ERROR}
+)
 """The attributes that are looked at; all others, prompts and answers among them, are dropped as they are read."""
-OPERATIONS = {"llm": "chat", "completion": "text_completion", "embedding": "embeddings", "reranker": "rerank"}
+OPERATIONS = {
+    **dict.fromkeys(("llm", "generation", "chat.completions", "responses"), "chat"),
+    **dict.fromkeys(("completion", "text.completions"), "text_completion"),
+    **{"embedding": "embeddings", "reranker": "rerank"},
+    **dict.fromkeys((f"ai.{how}.dogenerate" for how in ("generatetext", "generateobject")), "chat"),
+    **dict.fromkeys((f"ai.{how}.dostream" for how in ("streamtext", "streamobject")), "chat"),
+    **dict.fromkeys((f"ai.{how}.doembed" for how in ("embed", "embedmany")), "embeddings"),
+}
 """What older names and dialects call an operation."""
 CALLS = frozenset(("chat", "generate_content", "speech", "transcription", *OPERATIONS, *OPERATIONS.values()))
 ABOUT_CALLS = frozenset(
     "invoke_agent create_agent invoke_workflow plan execute_tool retrieval fetch_response"
-    " agent chain tool workflow task retriever guardrail evaluator".split()
+    " agent chain tool workflow task retriever guardrail evaluator prompt parser"
+    " ai.generatetext ai.streamtext ai.generateobject ai.streamobject ai.embed ai.embedmany ai.toolcall".split()
 )
 """Spans around calls: usage on them is the sum of calls inside, which have spans of their own."""
-STATUS = {
-    **{"BadRequestError": 400, "AuthenticationError": 401, "PermissionDeniedError": 403, "NotFoundError": 404},
-    **{"RateLimitError": 429, "InternalServerError": 500, "OverloadedError": 529},
-}
-"""What the clients of OpenAI and Anthropic call an HTTP status."""
+NONE = "none"
+"""What Spring AI says where there is nothing to say."""
 AGENT, REPEATED, OTHER = "span around calls", "another span of the same call", "no model call"
 
 
@@ -120,7 +180,8 @@ class Span:
 
     @property
     def response(self) -> str | None:
-        return text(self.attributes, _RESPONSE)
+        named = text(self.attributes, _RESPONSE)
+        return None if named == NONE else named
 
     @property
     def tells_of_use(self) -> bool:
@@ -141,13 +202,13 @@ def calls(spans: Sequence[Span | Refused | NoCall], who: Who) -> Reading:
 def event(span: Span, who: Who) -> Event:
     """The span of a call as a usage event. Raises Refused."""
     found = values(span.attributes, _told(span))
-    said = str(found.get("operation") or span.attributes.get(_KINDS[0])).lower()
+    said = str(found.get("operation") or next(filter(None, map(span.attributes.get, _KINDS)), "")).lower()
     found["operation"] = OPERATIONS.get(said, found.get("operation"))
     found["ts"] = span.end
     if span.start is not None and span.end is not None and span.end >= span.start:
         found["latency_ms"] = (span.end - span.start) * 1000
     if span.failure and "status" not in found:
-        found["status"] = STATUS.get(str(span.attributes.get(_ERROR)).rpartition(".")[2])
+        found["status"] = STATUS.get(str(span.attributes.get(_ERROR)).rpartition(".")[2], NO_ANSWER)
     retries = count(span.attributes, _RETRIES)
     found["attempt"] = None if retries is None else retries + 1
     found["trace_id"] = span.trace or None
@@ -159,7 +220,8 @@ def event(span: Span, who: Who) -> Event:
 
 def _told(span: Span) -> Names:
     """The names that stand on a span: most spans have few of all that we know."""
-    return {name: there for name, paths in NAMES.items() if (there := tuple(p for p in paths if p in span.attributes))}
+    there = {name for name, value in span.attributes.items() if value != NONE}
+    return {name: told for name, paths in NAMES.items() if (told := tuple(path for path in paths if path in there))}
 
 
 def _once(spans: Sequence[Span | Refused | NoCall]) -> Iterator[Span | Refused | NoCall]:
@@ -170,7 +232,7 @@ def _once(spans: Sequence[Span | Refused | NoCall]) -> Iterator[Span | Refused |
     ]
     repeated = _repeated(telling, [span for span in spans if isinstance(span, Span)])
     for span, kind in zip(spans, kinds, strict=True):
-        if isinstance(span, Refused | NoCall):
+        if not isinstance(span, Span):
             yield span
         elif kind != "call":
             yield NoCall(kind)
@@ -185,6 +247,8 @@ def _tells(span: Span) -> bool:
 def _kind(span: Span) -> str:
     names = [value.lower() for path in (*_KINDS, *NAMES["operation"]) if isinstance(value := span.attributes.get(path), str)]
     if any(name in ABOUT_CALLS for name in names):
+        return AGENT
+    if not names and _AGENT in span.attributes and not any(path in span.attributes for path in NAMES["model"]):
         return AGENT
     return "call" if span.tells_of_use or any(name in CALLS for name in names) else OTHER
 
