@@ -187,7 +187,7 @@ def bend(payload: Any, path: tuple[Any, ...], fragment: bytes, beside: bool = Fa
 def payloads() -> dict[str, tuple[Source, Any]]:
     """A good payload of every source and dialect, by name."""
     told: dict[str, tuple[Source, Any]] = {name: (teller.source, teller.emit(USUAL)) for name, teller in TELLERS.items()}
-    return told | {"native": ("native", WHOLE | {"messages": [SECRET_TEXT]})}
+    return told | {"native": ("native", WHOLE | {"prompt": SECRET_TEXT})}
 
 
 def captured(source: Source) -> list[bytes]:
