@@ -290,7 +290,16 @@ def _scan_line(b, p, e, i, texts, lengths, hashes, numbers, counts, enums, ids, 
                 if decimals == 0 or digits + decimals > 18:
                     return False
             if p < e and (at(b, p) == 101 or at(b, p) == 69):
-                return False
+                power = p + 2
+                if power >= e or at(b, p + 1) != 45:
+                    return False
+                p, exponent = power, np.int64(0)
+                while p < e and p < power + 3 and at(b, p) >= 48 and at(b, p) <= 57:
+                    exponent = exponent * 10 + (at(b, p) - 48)
+                    p += 1
+                decimals += exponent
+                if not exponent or decimals >= len(POWERS):
+                    return False
             if f >= 0:
                 if negative or mantissa > 9007199254740992:
                     return False

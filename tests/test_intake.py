@@ -304,6 +304,7 @@ class TestHostileBodies:
             zlib.compress(body(event())),
             b"",
         ],
+        ids=["plain", "cut short", "two streams", "zlib", "nothing"],
     )
     def test_what_is_not_packed_as_it_says_is_refused(self, listening: Listening, packed: bytes) -> None:
         assert listening.post("/v1/usage/native", packed, content_encoding="gzip").status == 400
