@@ -293,7 +293,7 @@ def _scan_line(b, p, e, i, texts, lengths, hashes, numbers, counts, enums, ids, 
                 power = p + 2
                 if power >= e or at(b, p + 1) != 45:
                     return False
-                p, exponent = power, np.int64(0)
+                p, exponent = power, 0
                 while p < e and p < power + 3 and at(b, p) >= 48 and at(b, p) <= 57:
                     exponent = exponent * 10 + (at(b, p) - 48)
                     p += 1
