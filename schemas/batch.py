@@ -57,8 +57,8 @@ class Batch:
     """Calls in columns: row i is one call, all columns have the same length.
 
     `tenant`, `key`, `model`, `feature` and `operation` are rows of the decoder's vocabularies (the last two of bounded
-    ones); `event` is the XXH64 of the event id; `tier` is an index into SERVICE_TIERS (absent is standard). Where the event
-    did not say, the token columns and those from `attempt` to `cost_usd` hold ABSENT.
+    ones); `event` is a stable hash of tenant and event id; `tier` is an index into SERVICE_TIERS (absent is standard). Where
+    the event did not say, the token columns and those from `attempt` to `cost_usd` hold ABSENT.
 
     `attempt` is 1 for a first attempt, 2 for its retry; `status` is HTTP's; `latency_ms` is rounded half up and ends at
     2**31 - 1. `fallback` is 1 where another model was served than asked for, 0 where it was that one or a version of it.

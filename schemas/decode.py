@@ -146,9 +146,10 @@ class Decoder:
         *counts, status = c.counts
         tier, response_cache = c.enums
         event, request, *ids = c.ids
-        owner = P2 * c.hashes[NAMES.index("tenant")] + P3 * c.hashes[NAMES.index("key_id")]
+        tenant = P2 * c.hashes[NAMES.index("tenant")]
+        owner = tenant + P3 * c.hashes[NAMES.index("key_id")]
         clock = np.where(lines.clock == ABSENT, arrival, lines.clock)
-        first = (clock, lines.position, ts, event, *named, tier)
+        first = (clock, lines.position, ts, event + tenant, *named, tier)
         rest: tuple[NDArray[Any], ...] = (
             status.astype(np.int16),
             np.minimum(latency, MAX_COUNT).astype(np.int32),

@@ -119,6 +119,14 @@ def test_a_backtest_of_a_pipe_counts_as_one_of_its_file(files: Path) -> None:
     assert alerts[0] == alerts[1] != b""
 
 
+def test_two_tenants_who_number_their_calls_alike_hide_none_of_each_others(files: Path) -> None:
+    mine = [event(n, 1_780_000_000.0 + n, "key-1") for n in range(5)]
+    events = [*mine, *({**e, "tenant": "other"} for e in mine), *mine]
+    (files / "two.ndjson").write_text("".join(json.dumps(e) + "\n" for e in events))
+    said = burnguard("backtest", files / "two.ndjson", "--prices", files / "prices.json", "--out", files / "out")
+    assert "calls        15\nunique calls 10\n" in said.output
+
+
 def test_calm_traffic_gives_no_alert(files: Path) -> None:
     (files / "calm.ndjson").write_text("".join(json.dumps(e) + "\n" for e in history(burn=False)))
     assert not burnguard("backtest", files / "calm.ndjson", "--prices", files / "prices.json", "--out", files / "o").exit_code
