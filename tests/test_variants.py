@@ -279,7 +279,7 @@ def event(data: Any, **more: Any) -> dict[str, Any]:
 
 CLOUDEVENTS: list[Case] = [
     ("LiteLLM's openmeter", event({"model": "gpt-4o", "cost": 0.1, "prompt_tokens": 100, "completion_tokens": 20,
-        "total_tokens": 120}), [tokens(100, 20, cost_usd=0.1, event_id="app-1", ts=1_788_940_800.0)]),
+        "total_tokens": 120}), [tokens(100, 20, cost_usd=0.1, event_id="app 1", ts=1_788_940_800.0)]),
     ("our names", event({"model": "gpt-4o", "input_tokens": 100, "output_tokens": 20, "cached_input_tokens": 60,
         "session_id": "s", "service_tier": "batch", "status": 200}), [
         tokens(100, 20, 60, session_id="s", service_tier="batch", status=200)]),
@@ -320,7 +320,7 @@ OPENAI: list[Case] = [
         "completion_tokens_details": {"reasoning_tokens": 7, "audio_tokens": 3, "rejected_prediction_tokens": 2}},
         service_tier="default", choices=[{"message": {"tool_calls": [{"id": "a"}]}}]), [
         tokens(100, 20, 60, reasoning_tokens=7, audio_input_tokens=5, audio_output_tokens=3, service_tier="standard",
-               tool_calls=1, operation="chat", ts=1_789_000_000.0, event_id="chatcmpl-1")]),
+               tool_calls=1, operation="chat", ts=1_789_000_000.0, event_id="chatcmpl-1-1789000000")]),
     ("responses", {"id": "resp_1", "object": "response", "created_at": 1_789_000_000.0, "model": "gpt-5", "service_tier":
         "flex", "output": [{"type": "web_search_call"}, {"type": "function_call"}, {"type": "message"}],
         "usage": {"input_tokens": 100, "input_tokens_details": {"cached_tokens": 60}, "output_tokens": 20,

@@ -68,5 +68,5 @@ def event(item: Item, who: Who, now: float) -> Event:
         raise NoCall("no token counts in data")
     found["ts"] = moment(item, "time") if "time" in item else now
     source, own = text(item, "source"), text(item, "id")
-    found["event_id"] = identity(f"{source}-{own}" if source and own else None, item)
+    found["event_id"] = identity(f"{source} {own}" if source and own else None, item)
     return used(whose(item, who, found), total=count(data, "total_tokens"))

@@ -144,6 +144,8 @@ def openai(answer: Answer) -> Event:
     if total is not None and "output_tokens" in found and "input_tokens" in found:
         found["output_tokens"] = max(found["output_tokens"], total - found["input_tokens"])
     searches = sum(at(part, "type") == "web_search_call" for part in each(body, "output"))
+    if "request_id" in found and "ts" in found:
+        found["event_id"] = f"{found['request_id']}-{found['ts']:.0f}"  # Ollama gives one of 999 ids
     host = next((name for path, name in HOSTS.items() if at(body, path) is not None), "openai")
     return found | {"provider": host, "web_search_requests": searches or None, "tool_calls": tool_calls(body)}
 
@@ -329,7 +331,7 @@ def reader(
     def event(answer: Answer, who: Who, now: float) -> Event:
         found = provider(answer) | answer.said
         found["ts"] = found.get("ts") or now
-        found["event_id"] = identity(found.get("request_id"), answer.around)
+        found["event_id"] = identity(found.get("event_id", found.get("request_id")), answer.around)
         failed = (found.get("status") or 200) >= 400 or found.get("status") == NO_ANSWER
         return used(whose(answer.around, who, found), failed, count(answer.body, total))
 
