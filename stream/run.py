@@ -78,7 +78,6 @@ class Run:
 
         Raises BadCheckpoint, which says what to do, and OSError.
         """
-        self._say(f"prices     {self._assembly.prices.version}, {self._entries} entries of your own")
         path = Path(source)
         if source != "-" and path.is_file():
             self._file = File(path)
@@ -107,6 +106,7 @@ class Run:
         return self._assembly, self._tenants, self._quarantine, self._checkpoint_s
 
     def _resume(self, history: Path | None) -> None:
+        self._say(f"prices     {self._assembly.prices.version}, {self._entries} entries of your own")
         restored = self._progress is not None and self._progress.resume(self._say)
         if history is not None and restored:
             self._say(f"history    {history} is not read: its baselines are in the checkpoint")

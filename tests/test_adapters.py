@@ -196,7 +196,7 @@ def test_cloudevents_as_documented() -> None:
         {"input_tokens": 100, "output_tokens": 20},
         {"input_tokens": 0, "output_tokens": 123_456},
     ]
-    assert reading.events[0]["event_id"] == "litellm-proxy-chatcmpl-1"
+    assert reading.events[0]["event_id"] == "litellm-proxy chatcmpl-1"
     assert dict(reading.passed) == {"no token counts in data": 1}
 
 
@@ -434,6 +434,24 @@ def test_failed_attempts_that_do_not_say_when_they_began_are_told_apart_too() ->
     del failed["startTime"]
     events = read("litellm", [failed, failed | {"endTime": 1.79e9 + 9}, failed]).events
     assert [event["event_id"] == events[0]["event_id"] for event in events] == [True, False, True]
+
+
+def test_an_id_that_a_source_gives_to_two_calls_makes_them_none_of_each_others_repeats() -> None:
+    data = {"model": "m", "input_tokens": 5, "output_tokens": 1}
+    bound = {"specversion": "1.0", "subject": "s", "time": "2026-09-09T08:00:00Z", "data": data}
+    events = [bound | {"source": source, "id": id} for source, id in (("app", "1-2"), ("app-1", "2"), ("app", "1-2"))]
+    first, other, again = (event["event_id"] for event in read("cloudevents", events).events)
+    assert first == again != other
+    ollama = {"id": "chatcmpl-7", "model": "m", "usage": {"prompt_tokens": 5, "completion_tokens": 1}}
+    answers = [ollama | {"object": "chat.completion", "created": 1_789_000_000 + n} for n in (0, 1, 0)]
+    first, other, again = (event["event_id"] for event in read("openai", answers).events)
+    assert first == again != other
+
+
+@pytest.mark.parametrize("empty", [b"", b"{}", b'{"resourceSpans":[]}', b'{"resourceSpans":null}'])
+def test_an_empty_request_of_otlp_is_no_mistake(empty: bytes) -> None:
+    reading = usage_events("otlp", empty, who("otlp"), NOW)
+    assert (reading.events, reading.refused) == ([], [])
 
 
 def test_what_belongs_together_without_being_tried_again_is_no_attempt() -> None:

@@ -277,6 +277,10 @@ def row(text: bytes) -> Outgoing:
     return Outgoing("quarantine", None, text)
 
 
+def test_it_says_by_which_prices_calls_are_priced(folder: Path) -> None:
+    assert re.match(r"prices     \S+\+[0-9a-f]{8}, 1 entries of your own\n", InMemory(folder).take([now_events([1])]))
+
+
 def test_the_disk_that_the_journal_needs_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journals, "SEGMENT_BYTES", 20_000)
     most = 0

@@ -25,7 +25,7 @@ _DEPTH = 10
 """Of an attribute's value in a request."""
 _KINDS = ("stringValue", "intValue", "doubleValue", "boolValue")
 EMPTY = "no spans"
-"""What a group without any is: a part as a span is, so that nobody can send more of them than of spans."""
+"""What a request or a group without any is: a part as a span is, so that nobody can send more of them than of spans."""
 
 
 def calls(body: bytes, who: Who, now: float) -> Reading:
@@ -73,9 +73,12 @@ def _of_json(document: Item | Refused, wanted: _Wanted) -> Iterator[Span | Refus
             raise document
         if "resource_spans" in document:
             document = camel(document, _DEPTH)
-        if not listed(document, "resourceSpans"):
+        groups = listed(document, "resourceSpans")
+        if not groups and document.keys() - {"resourceSpans"}:
             raise Refused("no resourceSpans", "resourceSpans")
-        for group in listed(document, "resourceSpans"):
+        if not groups:
+            yield NoCall(EMPTY)
+        for group in groups:
             resource = wanted.kept("resource", _pairs(group, "resource.attributes"))
             scopes = listed(group, "scopeSpans") or listed(group, "instrumentationLibrarySpans")
             if not scopes:
