@@ -96,7 +96,8 @@ def test_one_number_or_timestamp_more_or_less_moves_few_bits_of_a_thousand_words
         changed = list(words)
         changed[chance.randrange(1000)] = chance.choice([str(chance.randrange(10**9)), "2026-11-24T17:48:00.123Z"])
         moved.append(apart(simhash(" ".join(words)), simhash(" ".join(changed))))
-    assert max(moved) <= 6
+    assert max(moved) <= 8
+    assert sorted(moved)[-15] <= 6
     assert statistics.median(moved) <= 2
 
 
