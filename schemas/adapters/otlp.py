@@ -71,10 +71,9 @@ def _of_json(document: Item | Refused, wanted: _Wanted) -> Iterator[Span | Refus
     try:
         if isinstance(document, Refused):
             raise document
-        if "resource_spans" in document:
-            document = camel(document, _DEPTH)
-        groups = listed(document, "resourceSpans")
-        if not groups and document.keys() - {"resourceSpans"}:
+        request = camel(document, _DEPTH) if "resource_spans" in document else document
+        groups = listed(request, "resourceSpans")
+        if not groups and request.keys() - {"resourceSpans"}:
             raise Refused("no resourceSpans", "resourceSpans")
         if not groups:
             yield NoCall(EMPTY)
