@@ -110,9 +110,9 @@ def truth(lines: list[Line]) -> dict[tuple[Any, ...], Counter[str]]:
     rate |= {"audio_input": 8000, "audio_output": 16000}
     seen, found = set(), dict[tuple[Any, ...], Counter[str]]()
     for partition, at, e in lines:
-        if (partition, e["event_id"]) in seen:
+        if (partition, e["tenant"], e["event_id"]) in seen:
             continue
-        seen.add((partition, e["event_id"]))
+        seen.add((partition, e["tenant"], e["event_id"]))
         ts, clock = round(e["ts"] * 1000), T0 + at
         hour = (clock if ts > clock + 60_000 else ts) // HOUR
         feature = e.get("feature", "") if len(e.get("feature", "")) < 256 else "other"

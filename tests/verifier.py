@@ -93,9 +93,9 @@ def sums(records: list[Record]) -> Truth:
             truth.refused.add(record.offset)
             continue
         truth.calls += 1
-        if call["event_id"] in seen:
+        if (call["tenant"], call["event_id"]) in seen:
             continue
-        seen.add(call["event_id"])
+        seen.add((call["tenant"], call["event_id"]))
         truth.unique += 1
         usd, at = call["input_tokens"] * NANO_PER_TOKEN, int(call["ts"] * 1000 + 0.5)
         at = clock if at > clock + 60_000 else at
