@@ -118,7 +118,7 @@ def message(t: Truth) -> Any:
 def generated(t: Truth) -> Any:
     tools = min(7, t.fresh)
     return {
-        "candidates": [{"content": {"parts": [{"text": SECRET_TEXT}]}}],
+        "candidates": [{"content": {"parts": [{"text": SECRET_TEXT}]}, "finishReason": "STOP"}],
         **{"modelVersion": "gemini-2.5-pro", "responseId": "r-1", "createTime": "2026-09-09T08:00:00.5Z"},
         "usageMetadata": {
             **{"promptTokenCount": t.input - tools, "toolUsePromptTokenCount": tools, "trafficType": "ON_DEMAND"},
