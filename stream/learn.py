@@ -41,7 +41,7 @@ LINES = 10_000
 """Decoded together."""
 WRITTEN_WITHIN_S = 60.0
 COORDINATOR_WITHIN_S = 20.0
-_OF_CALLS = ("pipeline.counters.", "pipeline.usage.")
+_OF_CALLS = ("pipeline.counters.", "pipeline.usage.", "pipeline.skew.")
 GENERATION = 0
 """Before every generation of the group: those begin at 1."""
 

@@ -261,8 +261,10 @@ class Pipeline:
         return self._cells.since(self._edge * SLICE // HOUR), [self._rollup(cells, self._clock)] if len(cells) else []
 
     def count_from_here(self) -> None:
-        """What was folded so far was for baselines only: usage begins with the next call."""
+        """What was folded so far was for baselines only: usage, and what is said of clocks, begin with the next call."""
         self._cells = Cells(self._prices.version)
+        self._skews = Skews()
+        self._skews.grow(self._tenants.rows)
 
     def snapshot(self) -> Snapshot:
         """Everything that the next call depends on but the vocabularies, which are the decoder's."""

@@ -51,7 +51,7 @@ class File:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._clock = FileClock()
+        self.clock = FileClock()
 
     def marks(self, position: int) -> dict[str, int]:
         head_bytes, head = self._head(position)
@@ -73,20 +73,20 @@ class File:
         return 0
 
     def snapshot(self) -> Snapshot:
-        return self._clock.snapshot()
+        return self.clock.snapshot()
 
     def restore(self, snapshot: Snapshot) -> None:
-        self._clock.restore(snapshot)
+        self.clock.restore(snapshot)
 
     def batches(self, reader: LineReader) -> Iterator[Batch]:
         """The calls from where the reader is on, but the last ones of the file as it is now."""
         with opened(self.path) as file:
             file.seek(reader.position)
-            yield from read_on(file, reader, self._clock)
+            yield from read_on(file, reader, self.clock)
 
     def last_batches(self, reader: LineReader) -> Iterator[Batch]:
         """The calls that the clock still holds, and the last line, which may lack its newline. No checkpoint after this."""
-        yield from read_out(reader, self._clock)
+        yield from read_out(reader, self.clock)
 
     def _head(self, most: int) -> tuple[int, int]:
         """How many of the first bytes, at most `most`, and their BLAKE2b-64 (RFC 7693)."""

@@ -302,7 +302,7 @@ class Run:
         if unknown := self._assembly.decoder.unknown_names:
             self._say(f"fields     none of ours, dropped: {', '.join(name for name, _ in unknown.most_common(10))}")
         clocks = self._assembly.pipeline.clocks()
-        if clocks:
+        if clocks and not (self._file is not None and self._file.clock.guessed):
             off = [f"{tenant} {said(ahead)}" for tenant, ahead in furthest(clocks, MOST_CLOCKS)]
             self._say(f"clocks     {', '.join(off)}{' ...' if len(clocks) > len(off) else ''}")
         if live["evicted"] or live["other_key"]:

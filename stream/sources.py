@@ -131,10 +131,12 @@ class LineReader:
 class FileClock:
     """Gives every call of a file its clock: `arrival_ts`, else the median `ts` of the 101 lines around it; never back.
 
-    It reads ahead: `feed` returns the rows whose 50 followers are known, `finish` the rest.
+    It reads ahead: `feed` returns the rows whose 50 followers are known, `finish` the rest. `guessed` tells whether any clock
+    so far was a median: such a one says nothing of the clock that made the `ts`.
     """
 
     def __init__(self) -> None:
+        self.guessed = False
         self._held: Batch | None = None
         self._done = 0
         self._clock: Ms = NEVER
@@ -172,6 +174,7 @@ class FileClock:
         ready = self._held.rows(self._done, until)
         clock = ready.clock
         if (clock == ABSENT).any():
+            self.guessed = True
             clock = np.where(clock == ABSENT, _medians(self._held.ts, self._done, until), clock)
         if len(clock):
             clock = np.maximum(np.maximum.accumulate(clock), self._clock)

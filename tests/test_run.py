@@ -309,3 +309,15 @@ def test_the_summary_of_a_run_says_whose_clock_is_off(files: Path) -> None:
     said = burnguard("run", files / "calls.ndjson", "--prices", files / "prices.json", "--ledger", files / "ledger.db")
     assert said.exit_code == 0, said.output
     assert "clocks     ahead 90 s ahead, behind 20 s behind\n" in said.output
+
+
+@pytest.mark.parametrize("history", [True, False])
+def test_a_file_that_does_not_say_when_calls_came_says_nothing_of_clocks(files: Path, history: bool) -> None:
+    calls = (event(n, 1_780_000_000 + 20 * n, "k", tenant=f"t{n % 3}") for n in range(400))
+    (files / "calls.ndjson").write_text("".join(json.dumps(call) + "\n" for call in calls))
+    (files / "empty.ndjson").write_text("")
+    how = ["--history", files / "calls.ndjson", files / "empty.ndjson"] if history else [files / "calls.ndjson"]
+    said = burnguard("run", *how, "--prices", files / "prices.json", "--ledger", files / "ledger.db")
+    assert said.exit_code == 0, said.output
+    assert "everybody:" in said.output
+    assert "clocks" not in said.output
