@@ -24,8 +24,9 @@ from faust.types import StreamT
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from yarl import URL
 
+from schemas.batch import Batch, Ms
 from schemas.prices import Entry
-from stream.assembly import Assembly
+from stream.assembly import MADE_UP, Assembly, made_up_burn
 from stream.checkpoint import Buffer, Checkpoint, compress, decompress, pack, read
 from stream.duty import wall
 from stream.metrics import PRICES
@@ -61,18 +62,23 @@ class App(faust.App):
 
 
 def compile_kernels() -> None:
-    """Run everything once on a made-up burn, before the group counts on us: compiling takes seconds."""
-    line = b'{"event_id":"%d","ts":%d,"tenant":"t","key_id":"k","model":"m","input_tokens":1,"output_tokens":99999999}'
-    assembly, fresh = Assembly([]), Assembly([])
-    for n in range(3):
-        value = line % (n, 1_000_000 + n)
-        record = b"\0\0\0\1" + bytes([2 * len(value) & 0x7F | 0x80, 2 * len(value) >> 7]) + value + b"\0"
-        body = bytes([2 * len(record) & 0x7F | 0x80, 2 * len(record) >> 7]) + record
-        lines = to_lines("kernels", [Fetched(n, n + 1, (RawBatch(n, 1, 1_000_000_000 + n * 60_000, body),))])
-        assembly.pipeline.feed(assembly.decoder.decode(lines)[0])
+    """Run everything once on a made-up burn, before the group counts on us."""
+    assembly, fresh = made_up_burn(_read_raw), Assembly([])
     fresh.restore(read(decompress(compress(pack(Checkpoint(assembly.snapshot(), ""), Buffer())), Buffer())).state)
     fresh.decoder.keys.idle = np.zeros(1, np.int32)
-    fresh.decoder.decode(lines)
+    _read_raw(fresh, MADE_UP % (3, 1_000_003), 1_000_000_000)
+
+
+def _read_raw(assembly: Assembly, line: bytes, clock: Ms) -> Batch:
+    """A line in a batch of Kafka's, which has only this one."""
+    record = b"\0\0\0\1" + _varint(len(line)) + line + b"\0"
+    raw = RawBatch(0, 1, clock, _varint(len(record)) + record)
+    return assembly.decoder.decode(to_lines("kernels", [Fetched(0, 1, (raw,))]))[0]
+
+
+def _varint(size: int) -> bytes:
+    """A size from 64 to 8,191 in zigzag, as Kafka's records have it."""
+    return bytes([2 * size & 0x7F | 0x80, 2 * size >> 7])
 
 
 def faust_app(kafka: KafkaSettings, settings: WorkerSettings) -> faust.App:

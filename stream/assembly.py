@@ -8,7 +8,7 @@ from typing import Protocol
 from detectors import mix
 from detectors.base import PaneDetector
 from detectors.spend import GATES_USD, Gates, SpendSpike
-from schemas.batch import SLICE, Ms
+from schemas.batch import SLICE, Batch, Ms
 from schemas.decode import Decoder
 from schemas.prices import Entry
 from schemas.pulse import Pulse
@@ -24,6 +24,8 @@ from stream.rows import Rows
 
 AFTER_END: Ms = 15 * 60_000
 """How far the clock moves on when a file has ended."""
+MADE_UP = b'{"event_id":"%d","ts":%d,"tenant":"t","key_id":"k","model":"m","input_tokens":1,"output_tokens":99999999}'
+"""A call that costs much, by its id and when it was (epoch s)."""
 
 
 def pane_detectors(gates_usd: Gates = GATES_USD) -> list[PaneDetector]:
@@ -65,6 +67,17 @@ class Assembly:
         """Go on from a snapshot, whatever it was judged by before. Raises BadCheckpoint."""
         self.decoder.restore(part(snapshot, "decoder"))
         self.pipeline.restore(part(snapshot, "pipeline"))
+
+
+def made_up_burn(read: Callable[[Assembly, bytes, Ms], Batch]) -> Assembly:
+    """A partition that a burn went through, so that its kernels are compiled: that takes up to a minute the first time.
+
+    `read` decodes a line (without its end) that came at a clock, as the source does that is read later.
+    """
+    assembly = Assembly([])
+    for n in range(3):
+        assembly.pipeline.feed(read(assembly, MADE_UP % (n, 1_000_000 + n), 1_000_000_000 + n * 60_000))
+    return assembly
 
 
 class Fold(Protocol):

@@ -19,7 +19,7 @@ from schemas.policy import Policy
 from schemas.prices import Entry
 from schemas.rollup import Rollup
 from stream import metrics
-from stream.assembly import AFTER_END, Assembly, respond
+from stream.assembly import AFTER_END, Assembly, made_up_burn, respond
 from stream.checkpoint_file import CheckpointFile
 from stream.duty import TICK_S, Duty, Say, wall
 from stream.journal import Journal
@@ -92,7 +92,7 @@ class Run:
 
         Raises BadCheckpoint, BrokenFile, which say what to do, and OSError.
         """
-        compile_kernels()
+        made_up_burn(lambda assembly, line, clock: LineReader(assembly.decoder).read(line + b"\n", clock))
         unsafe = partial(self._disk, "journal", "nothing is taken, senders are told to come again")
         self._journal = Journal(self._ledger.path.with_suffix(".journal"), self._quarantine, unsafe)
         checkpoint = CheckpointFile(self._journal.path / "checkpoint")
@@ -313,15 +313,6 @@ class Run:
             calls, spent, refused = self._progress.total()
             self._say(f"in all     {calls} calls, {usd(spent)} spent, {refused} lines quarantined, over all runs on it")
         self._duty.sum_up()
-
-
-def compile_kernels() -> None:
-    """Fold a made-up burn once, before anybody is asked to send: compiling takes up to a minute the first time."""
-    line = b'{"event_id":"%d","ts":%d,"tenant":"t","key_id":"k","model":"m","input_tokens":1,"output_tokens":99999999}\n'
-    assembly = Assembly([])
-    reader = LineReader(assembly.decoder)
-    for n in range(3):
-        assembly.pipeline.feed(reader.read(line % (n, 1_000_000 + n), 1_000_000_000 + n * 60_000))
 
 
 async def _unless(turning: asyncio.Task[None], work: asyncio.Task[None]) -> asyncio.Task[None]:
