@@ -135,13 +135,16 @@ class Taken:
 
 
 class Intake:
-    """Takes bodies one after the other in a thread of its own, so that a large one keeps nobody from being answered."""
+    """Takes bodies one after the other in a thread of its own, so that a large one keeps nobody from being answered.
+
+    None is larger than `limit` bytes, as it is or unpacked.
+    """
 
     def __init__(self, sink: Sink, topics: Topics, sources: Sources, limit: int) -> None:
         self._sink = sink
         self._topics = topics
         self._sources = sources
-        self._limit = limit
+        self.limit = limit
         self._judging = ThreadPoolExecutor(1, "judging")
         self._failed_at = float("-inf")
         self._clocks = Clocks()
@@ -171,7 +174,7 @@ class Intake:
         return time.monotonic() - self._failed_at > AWAY_S
 
     def _judge(self, body: Body, producer: Producer, now: float) -> tuple[Taken, list[Outgoing]]:
-        whole = unpack(body.sent, self._limit) if body.packed else body.sent
+        whole = unpack(body.sent, self.limit) if body.packed else body.sent
         reading = read(body.source, whole, who_sends(body.source, self._sources, producer), now)
         note_clock(self._clocks, producer.name, body.source, reading, now)
         taken = Taken(

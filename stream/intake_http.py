@@ -112,10 +112,10 @@ class Room:
 class Door:
     """From a request to what became of it, or Turned."""
 
-    def __init__(self, intake: Intake, producers: Holders, body_limit: int, buffer: int) -> None:
+    def __init__(self, intake: Intake, producers: Holders, buffer: int) -> None:
         self._intake = intake
         self._producers = producers
-        self._limit = body_limit
+        self._limit = intake.limit
         self._room = Room(buffer)
 
     async def take(self, source: Source, request: Request, bearer: HTTPAuthorizationCredentials | None) -> Taken:
@@ -157,10 +157,10 @@ class Door:
             raise Turned(503, reason, again=True) from error
 
 
-def intake_app(intake: Intake, producers: Holders, body_limit: int, buffer: int) -> FastAPI:
+def intake_app(intake: Intake, producers: Holders, buffer: int) -> FastAPI:
     """The whole intake."""
     app = served(intake.ready)
-    door = Door(intake, producers, body_limit, buffer)
+    door = Door(intake, producers, buffer)
 
     told: dict[str, Any] = {
         "description": "One object, an array of them, or NDJSON. Calls that are refused keep none of the others out.",

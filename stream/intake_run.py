@@ -30,8 +30,7 @@ async def take_requests(kafka: KafkaSettings, settings: IntakeSettings, producer
     """Take what producers send until SIGTERM or SIGINT; what was begun is answered. Raises Unreachable, SettingsError."""
     tls, listening, sender = settings.tls(), listener(settings), Sender(kafka)
     await sender.start()
-    limit = settings.body_bytes
-    app = intake_app(Intake(sender, kafka, sources, limit), producers, limit, settings.buffer_bytes)
+    app = intake_app(Intake(sender, kafka, sources, settings.body_bytes), producers, settings.buffer_bytes)
     try:
         await serve(app, listening, tls, sender.lost())
     finally:

@@ -135,7 +135,7 @@ def take_in(
 
     async def serve(sink: Sink) -> None:
         inside = Intake(sink, Named(), sources, settings.body_bytes)
-        served_by = server(intake_app(inside, producers, settings.body_bytes, settings.buffer_bytes), tls)
+        served_by = server(intake_app(inside, producers, settings.buffer_bytes), tls)
         say(f"listening  {address(listening, tls)}")
         serving = asyncio.create_task(served_by.serve([listening]))
         try:

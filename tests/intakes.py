@@ -109,7 +109,7 @@ def intake(
     """An intake, with PRODUCERS if no others are given."""
     kafka = MemoryKafka()
     inside = Intake(kafka, KAFKA, sources or Sources({}), body_limit)
-    app = intake_app(inside, producers or Producers.model_validate(PRODUCERS), body_limit, buffer)
+    app = intake_app(inside, producers or Producers.model_validate(PRODUCERS), buffer)
     socket = listener(IntakeSettings(port=0))
     serving = server(app, tls)
     thread = threading.Thread(target=serving.run, args=([socket],))
