@@ -17,10 +17,12 @@ from schemas.adapters.reading import (
     NoCall,
     Reading,
     at,
+    attempt,
     count,
     each,
     identity,
     items,
+    lasted,
     moment,
     read,
     text,
@@ -96,8 +98,7 @@ def event(item: Item, who: Who) -> Event:
     if _ABOUT.fullmatch(kind) and not (found["input_tokens"] or found["output_tokens"]):
         raise NoCall(OTHER)
     began = moment(item, "startTime")
-    if began is not None and "ts" in found and found["ts"] >= began:
-        found["latency_ms"] = (found["ts"] - began) * 1000
+    found["latency_ms"] = lasted(began, found.get("ts"))
     found["model"] = _model(item)
     plain = _ASYNCHRONOUS.sub("", kind)
     found["operation"] = OPERATIONS.get(plain, plain) or None
@@ -108,12 +109,11 @@ def event(item: Item, who: Who) -> Event:
     elif "status" not in found:
         found["status"] = STATUS.get(text(item, "error_information.error_class") or "", NO_ANSWER)
     found["tool_calls"] = tool_calls(at(item, "response"))
-    retries = count(item, _RETRIES)
-    found["attempt"] = None if retries is None else retries + 1
+    found["attempt"] = attempt(item, _RETRIES)
     found["feature"] = next((tag[8:] for tag in _tags(item) if tag.startswith("feature:")), None) or None
     own = text(item, "id")
-    attempt = f"{own}-{began}" if own and began else None
-    found["event_id"] = identity(attempt if failed else own, item)
+    tried = f"{own}-{began}" if own and began else None
+    found["event_id"] = identity(tried if failed else own, item)
     return used(whose(item, who, found), failed, count(item, "total_tokens"))
 
 

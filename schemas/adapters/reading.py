@@ -324,6 +324,17 @@ def identity(given: object, *otherwise: object) -> str:
     return "d-" + hashlib.blake2b(msgspec.json.encode((given, *otherwise), order="sorted"), digest_size=16).hexdigest()
 
 
+def lasted(began: float | None, ended: float | None) -> float | None:
+    """Milliseconds between two times in epoch seconds; None where one is not known, or the second lies before the first."""
+    return None if began is None or ended is None or ended < began else (ended - began) * 1000
+
+
+def attempt(item: Any, path: str) -> int | None:
+    """Which attempt it is, where a path tells how often it was tried again. Raises Refused."""
+    retries = count(item, path)
+    return None if retries is None else retries + 1
+
+
 def whole(*counts: int | None) -> int | None:
     """The sum of the counts that are known; None where none is."""
     known = [number for number in counts if number is not None]

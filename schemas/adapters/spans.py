@@ -16,8 +16,10 @@ from schemas.adapters.reading import (
     Names,
     NoCall,
     Reading,
+    attempt,
     count,
     identity,
+    lasted,
     read,
     text,
     used,
@@ -205,12 +207,10 @@ def event(span: Span, who: Who) -> Event:
     said = str(found.get("operation") or next(filter(None, map(span.attributes.get, _KINDS)), "")).lower()
     found["operation"] = OPERATIONS.get(said, found.get("operation"))
     found["ts"] = span.end
-    if span.start is not None and span.end is not None and span.end >= span.start:
-        found["latency_ms"] = (span.end - span.start) * 1000
+    found["latency_ms"] = lasted(span.start, span.end)
     if span.failure and "status" not in found:
         found["status"] = STATUS.get(str(span.attributes.get(_ERROR)).rpartition(".")[2], NO_ANSWER)
-    retries = count(span.attributes, _RETRIES)
-    found["attempt"] = None if retries is None else retries + 1
+    found["attempt"] = attempt(span.attributes, _RETRIES)
     found["trace_id"] = span.trace or None
     total = next((number for path in _TOTAL if (number := count(span.attributes, path)) is not None), None)
     named = f"{span.trace}-{span.response or span.id}" if span.response or span.id else None
