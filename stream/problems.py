@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from stream.mend import alter, grant, grow, tool
 from stream.settings import KafkaSettings
-from stream.topics import LARGEST, Cluster, rights, settings_of
+from stream.topics import LARGEST, Cluster, Topic, rights, settings_of
 
 RETENTION_MINUTES = 10_080
 CODECS = ("gzip", "snappy", "lz4", "zstd")
@@ -35,21 +35,34 @@ def hindrances(settings: KafkaSettings, cluster: Cluster) -> Iterator[str]:
     for name, needed in rights(settings, "intake")[0].items():
         topic = cluster.topics.get(name)
         if name in cluster.missing:
-            yield f"{name}: missing: burnguard topics init"
+            yield _missing(name)
         elif topic is None:
-            yield f"{name}: not visible to us: {grant(settings, 'DESCRIBE', 'topic', name)}"
+            yield _unseen(settings, name)
         elif topic.allowed is not None and not set(needed) <= topic.allowed:
             yield f"{name}: {grant(settings, 'WRITE', 'topic', name)}"
-        elif int(topic.config.get("max.message.bytes", LARGEST)) < LARGEST:
-            limit = topic.config["max.message.bytes"]
-            mend = alter(settings, name, "max.message.bytes", str(LARGEST + 12))
-            yield f"{name}: max.message.bytes is {limit}: batches may have {LARGEST}: {mend}"
+        else:
+            yield from _too_small(settings, name, topic, "batches may have")
+
+
+def _missing(name: str) -> str:
+    return f"{name}: missing: burnguard topics init"
+
+
+def _unseen(settings: KafkaSettings, name: str) -> str:
+    return f"{name}: not visible to us: {grant(settings, 'DESCRIBE', 'topic', name)}"
+
+
+def _too_small(settings: KafkaSettings, name: str, topic: Topic, what: str) -> Iterator[str]:
+    limit = int(topic.config.get("max.message.bytes", LARGEST))
+    if limit < LARGEST:
+        mend = alter(settings, name, "max.message.bytes", str(LARGEST + 12))
+        yield f"{name}: max.message.bytes is {limit}: {what} {LARGEST}: {mend}"
 
 
 def _rights(settings: KafkaSettings, cluster: Cluster, roles: Sequence[str]) -> Iterator[str]:
     for name in settings_of(settings):
         if name in cluster.denied:
-            yield f"{name}: not visible to us: {grant(settings, 'DESCRIBE', 'topic', name)}"
+            yield _unseen(settings, name)
         elif name in cluster.topics and not cluster.topics[name].config:
             yield f"{name}: its settings cannot be read: {grant(settings, 'DESCRIBE_CONFIGS', 'topic', name)}"
     for role in roles:
@@ -69,7 +82,7 @@ def _rights(settings: KafkaSettings, cluster: Cluster, roles: Sequence[str]) -> 
 def _shape(settings: KafkaSettings, cluster: Cluster) -> Iterator[str]:
     for name in settings_of(settings):
         if name in cluster.missing:
-            yield f"{name}: missing: burnguard topics init"
+            yield _missing(name)
     signals, usage = cluster.topics.get(settings.signals_topic), cluster.topics.get(settings.usage_topic)
     if signals is not None and signals.partitions != 1:
         yield (
@@ -122,10 +135,8 @@ def _settings(settings: KafkaSettings, cluster: Cluster) -> Iterator[str]:
         elif codec != "producer" and name == settings.usage_topic:
             said = f"compression.type is {codec}: the broker compresses every batch again"
             yield f"{name}: {said}: {alter(settings, name, 'compression.type', 'producer')}"
-        limit = int(topic.config.get("max.message.bytes", LARGEST))
-        if limit < LARGEST and name in (settings.state_topic, settings.signals_topic):
-            said = f"max.message.bytes is {limit}: checkpoints and pulses need {LARGEST}"
-            yield f"{name}: {said}: {alter(settings, name, 'max.message.bytes', str(LARGEST + 12))}"
+        if name in (settings.state_topic, settings.signals_topic):
+            yield from _too_small(settings, name, topic, "checkpoints and pulses need")
         insync = int(topic.config.get("min.insync.replicas", 1))
         if topic.replicas >= 3 and insync < 2:
             said = f"min.insync.replicas is {insync}: what one broker alone has seen counts as safe"
