@@ -102,10 +102,3 @@ class Attempts:
             raise BadCheckpoint(f"a window of {len(self._ring)} requests holds {len(ring)} of {self._turns}")
         self._ring[: len(ring)] = ring
         _enter_all(self._ring, self._newest, self._before, self._turns)
-
-
-class Untied(Attempts):
-    """The null protection, for the test that shows what it protects from."""
-
-    def number(self, batch: Batch, clock: I64, fresh: NDArray[np.bool_]) -> tuple[Batch, int]:
-        return batch, 0

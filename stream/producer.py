@@ -327,9 +327,8 @@ class Connection:
         hang_up(self._kafka, HANGS_UP_WITHIN_S)
 
     def forget(self) -> None:
-        self._kafka._closed = (
-            True  # its close(), also at exit and when it is deleted, would wait for threads that are not here
-        )
+        # its close(), also at exit and when it is deleted, would wait for threads that are not here
+        self._kafka._closed = True
 
 
 _PRODUCERS: WeakSet[Producer] = WeakSet()

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from schemas.batch import ABSENT, Batch
+from schemas.batch import ABSENT, I64, Batch
 from schemas.decode import Decoder, split
 from schemas.snapshot import BadCheckpoint
 from stream.assembly import Assembly
-from stream.attempts import Attempts, Untied
+from stream.attempts import Attempts
 from stream.measures import HEALTH
 from stream.pipeline import Pipeline
 from stream.pricing import PriceBook
@@ -35,6 +36,13 @@ def decoded(decoder: Decoder, events: list[dict[str, Any]]) -> Batch:
     lines = split(b"\n".join(json.dumps(event).encode() for event in events))
     lines.clock[:] = [round(event["ts"] * 1000) for event in events]
     return decoder.decode(lines)[0]
+
+
+class Untied(Attempts):
+    """The null protection, for the test that shows what it protects from."""
+
+    def number(self, batch: Batch, clock: I64, fresh: NDArray[np.bool_]) -> tuple[Batch, int]:
+        return batch, 0
 
 
 def folded(events: list[dict[str, Any]], attempts: Attempts | None = None) -> Pipeline:
