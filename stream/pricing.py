@@ -20,6 +20,7 @@ from detectors.base import Names
 from schemas.batch import I32, I64, RESPONSE_CACHE, SERVICE_TIERS, Batch, Ms
 from schemas.prices import Discount, Entry, PriceEntry, SelfHosted
 from stream.classes import classes
+from stream.columns import enlarged
 from stream.families import family_maximum
 from stream.rates import REQUEST, RateRow, Steps, discounted, of_entry, of_price, prices_of, told_by_tokens
 
@@ -42,7 +43,7 @@ class Found:
     guessed: bool
 
 
-class Column:
+class Flat:
     """An array that grows at its end; what is behind `used` means nothing."""
 
     def __init__(self, array: NDArray[Any]) -> None:
@@ -52,8 +53,7 @@ class Column:
     def extend(self, values: ArrayLike) -> None:
         new = np.asarray(values, self.array.dtype)
         if self.used + len(new) > len(self.array):
-            room = np.empty((max(len(new), len(self.array)), *self.array.shape[1:]), self.array.dtype)
-            self.array = np.concatenate([self.array, room])
+            self.array = enlarged(self.array, max(self.used + len(new), 2 * len(self.array)), 0)
         self.array[self.used : self.used + len(new)] = new
         self.used += len(new)
 
@@ -69,10 +69,10 @@ class Table:
     """
 
     def __init__(self) -> None:
-        self.dates, self.times, self.lengths = (Column(np.empty(0, np.int64)) for _ in range(3))
-        self.first_date, self.first_time, self.first_cell, self.first_step = (Column(np.zeros(1, np.int64)) for _ in range(4))
-        self.guessed = Column(np.empty(0, np.bool_))
-        self.rates = Column(np.empty((0, REQUEST + 1), np.int64))
+        self.dates, self.times, self.lengths = (Flat(np.empty(0, np.int64)) for _ in range(3))
+        self.first_date, self.first_time, self.first_cell, self.first_step = (Flat(np.zeros(1, np.int64)) for _ in range(4))
+        self.guessed = Flat(np.empty(0, np.bool_))
+        self.rates = Flat(np.empty((0, REQUEST + 1), np.int64))
 
     def add(self, dates: list[Ms], times: list[Ms], cells: list[tuple[Steps, bool]]) -> int:
         """The new sheet's number."""
